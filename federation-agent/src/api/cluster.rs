@@ -1,0 +1,72 @@
+//! `Cluster`: the registration of a member.
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A member cluster: where its API is, how to log in, and where it stands.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "federation.dev",
+    version = "v1alpha1",
+    kind = "Cluster",
+    status = "ClusterStatus",
+    printcolumn = r#"{"name":"Region","type":"string","jsonPath":".spec.region"}"#,
+    printcolumn = r#"{"name":"Zones","type":"string","jsonPath":".spec.zones"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Healthy","type":"string","jsonPath":".status.conditions[?(@.type==\"ControlPlaneHealthy\")].status"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// The cluster's API endpoint, an `https` URL.
+    pub server: String,
+    /// Secret in `federation-system` with the credentials.
+    pub credentials_ref: CredentialsRef,
+    #[serde(default)]
+    pub provider: String,
+    pub region: String,
+    /// Zones that the cluster spans; the first is where it stands when an endpoint names none.
+    pub zones: Vec<String>,
+    #[serde(default)]
+    pub reachability: Reachability,
+    /// Address ranges that its shards may announce; an endpoint outside them is refused.
+    #[schemars(with = "Vec<String>")]
+    pub networks: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialsRef {
+    /// Name of a Secret whose data has either `kubeconfig`, or `token` and `ca.crt`.
+    pub name: String,
+}
+
+/// How other clusters reach this cluster's endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Reachability {
+    #[default]
+    Pod,
+    NodePort,
+    LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// `Accepted`: the registration and its credentials are usable. `ControlPlaneHealthy`: its API answers.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<u32>,
+    /// When its API last answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_contact_time: Option<Time>,
+}

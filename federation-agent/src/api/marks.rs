@@ -1,0 +1,23 @@
+//! Labels, annotations, finalizers and field managers that we write or obey.
+
+/// Label on every object that we made in a member cluster; its value is [`MANAGED_BY`].
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+pub const MANAGED_BY: &str = "federation-agent";
+
+/// Label on a shard: the federation that it belongs to.
+pub const FEDERATION_LABEL: &str = "federation.dev/federation";
+
+/// Label on a mirrored `EndpointSlice`: the cluster that announced it.
+pub const CLUSTER_LABEL: &str = "federation.dev/cluster";
+
+/// Annotation on a member cluster's own Service: `"true"` lets the federation take it over.
+pub const ADOPT_ANNOTATION: &str = "federation.dev/adopt";
+
+/// Annotation on a federated Service: `"true"` leaves its shards in place when it is deleted.
+pub const ORPHAN_ANNOTATION: &str = "federation.dev/orphan";
+
+/// Finalizer on a federated Service that has shards.
+pub const SHARDS_FINALIZER: &str = "federation.dev/shards";
+
+/// Field manager of the controller's server-side applies.
+pub const FIELD_MANAGER: &str = "federation-agent";

@@ -1,0 +1,19 @@
+//! The Federation API's own kinds (group `federation.dev`, version `v1alpha1`) and the names we put on objects.
+//!
+//! Shapes only: what is done with them lives in the controller, the node and the API server.
+
+mod cluster;
+mod federated_service;
+pub mod marks;
+
+pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
+pub use federated_service::{
+    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, HealthCheck,
+    HealthProtocol, ScopeKind, ShardState, ShardStatus, VipStatus,
+};
+
+pub const GROUP: &str = "federation.dev";
+pub const VERSION: &str = "v1alpha1";
+
+/// The namespace that holds the credentials of clusters.
+pub const SYSTEM_NAMESPACE: &str = "federation-system";

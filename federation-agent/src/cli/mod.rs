@@ -1,0 +1,49 @@
+//! The command line: which role to play, or what to show.
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{apiserver, controller, dns, node};
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "federation-agent",
+    version,
+    about = "Node-level service router for federated Kubernetes clusters"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve the Federation API from an embedded store
+    Apiserver(apiserver::Args),
+    /// Register clusters, shard Services into them, allocate VIPs
+    Controller(controller::Args),
+    /// Route this node's packets for the federation's VIPs
+    Node(node::Args),
+    /// Answer for the federation's names
+    Dns(dns::Args),
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+/// A sentence for a person: what failed, on what, and what to do.
+pub fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("FEDERATION_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Apiserver(args) => apiserver::run(args).await,
+            Command::Controller(args) => controller::run(args).await,
+            Command::Node(args) => node::run(args).await,
+            Command::Dns(args) => dns::run(args).await,
+        }
+    })
+}

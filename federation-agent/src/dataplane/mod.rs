@@ -1,0 +1,1 @@
+//! The eBPF programs and maps of this node: loaded, attached, filled and read.

@@ -1,0 +1,1 @@
+//! Which backends answer, found out by asking them.

@@ -1,0 +1,18 @@
+//! Federation's agent: one binary, four roles (`apiserver`, `controller`, `node`, `dns`) and the commands that a
+//! person uses on a node.
+//!
+//! Arrows point one way: `cli` to the roles, the roles to `plan`, `plan` to `model`. `model` and `plan` know neither
+//! Kubernetes, the kernel nor the runtime; `dataplane` alone talks to the kernel's eBPF; `apiserver` and `controller`
+//! never see it.
+
+pub mod api;
+pub mod apiserver;
+pub mod cli;
+pub mod controller;
+pub mod dataplane;
+pub mod dns;
+pub mod health;
+pub mod model;
+pub mod node;
+pub mod plan;
+pub mod settings;

@@ -1,0 +1,136 @@
+//! The federation as the data plane sees it: clusters, services, shards and their endpoints.
+//!
+//! Values only. Nothing here knows Kubernetes, the kernel or a clock; `node` translates watched objects into
+//! these, `plan` decides on them, `dns` names them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+mod name;
+
+pub use name::{ClusterName, Region, ServiceKey, Zone};
+
+/// Everything that a node knows of its federation. Cheap to clone and to change one service of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Federation {
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+    pub services: BTreeMap<ServiceKey, Arc<Service>>,
+}
+
+/// A member cluster's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub provider: String,
+    pub region: Region,
+    /// The zones that it spans, its first is where an endpoint stands that names none. Never empty.
+    pub zones: Vec<Zone>,
+}
+
+/// Where a node or an endpoint stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Locality {
+    pub provider: String,
+    pub region: Region,
+    pub zone: Zone,
+    pub cluster: ClusterName,
+}
+
+/// Which shards a VIP prefers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    Nearest,
+    Global,
+    Region(Region),
+    Zone(Zone),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nearest => f.write_str("Nearest"),
+            Self::Global => f.write_str("Global"),
+            Self::Region(region) => write!(f, "Region({region})"),
+            Self::Zone(zone) => write!(f, "Zone({zone})"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+/// A federated service with the shards that its clusters announce.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    pub ports: Vec<Port>,
+    /// At most one address of each family a scope.
+    pub vips: BTreeMap<Scope, Vec<IpAddr>>,
+    pub shards: BTreeMap<ClusterName, Shard>,
+    /// Session affinity `ClientIP`.
+    pub client_ip_affinity: bool,
+}
+
+/// A port that the service's VIPs serve.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Empty where the Service's only port has no name; shards' endpoints are matched by it.
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// The service in one cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shard {
+    /// 0 to 1000; 0 means only when nothing else is left.
+    pub weight: u16,
+    pub endpoints: BTreeSet<Endpoint>,
+}
+
+impl Shard {
+    pub const DEFAULT_WEIGHT: u16 = 100;
+}
+
+/// One pod address of a shard, with the ports that it serves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    /// Port name and protocol to number.
+    pub ports: BTreeMap<(String, Protocol), u16>,
+    pub readiness: Readiness,
+    /// The node that runs it, as its cluster names it.
+    pub node: Option<String>,
+    pub zone: Option<Zone>,
+}
+
+impl Endpoint {
+    /// Where it serves `port`, if it does.
+    pub fn serves(&self, port: &Port) -> Option<SocketAddr> {
+        let number = self.ports.get(&(port.name.clone(), port.protocol))?;
+        Some(SocketAddr::new(self.address, *number))
+    }
+}
+
+/// What its cluster says of an endpoint (`EndpointConditions` of `discovery.k8s.io/v1`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    Ready,
+    /// Terminating, but still serving: used when a shard has no ready endpoint (KEP-1669).
+    Serving,
+    NotReady,
+}

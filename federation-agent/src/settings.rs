@@ -1,0 +1,45 @@
+//! The flags that several roles share: which federation this is, and which addresses it may give away.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use ipnet::IpNet;
+
+/// The federation that a process belongs to.
+#[derive(Args, Clone, Debug)]
+pub struct FederationSettings {
+    /// Name of the federation: the last label of `service.namespace.federation`.
+    #[arg(long, env = "FEDERATION_NAME", value_name = "NAME")]
+    pub federation: String,
+
+    /// DNS domain of the federation's hierarchical names.
+    #[arg(long, env = "FEDERATION_DOMAIN", value_name = "DOMAIN")]
+    pub domain: String,
+
+    /// Range that virtual IPs are taken from; at most one for each IP family.
+    #[arg(
+        long = "vip-range",
+        env = "FEDERATION_VIP_RANGES",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub vip_ranges: Vec<IpNet>,
+}
+
+impl FederationSettings {
+    /// # Errors
+    /// Two ranges of one family.
+    pub fn validate(&self) -> Result<()> {
+        for v4 in [true, false] {
+            let ranges: Vec<_> =
+                self.vip_ranges.iter().filter(|range| range.addr().is_ipv4() == v4).collect();
+            ensure!(
+                ranges.len() <= 1,
+                "--vip-range was given {} ranges of IPv{}: give at most one for each family",
+                ranges.len(),
+                if v4 { 4 } else { 6 }
+            );
+        }
+        Ok(())
+    }
+}

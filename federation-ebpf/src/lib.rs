@@ -1,0 +1,2 @@
+//! What the kernel programs and the agent share.
+#![no_std]
