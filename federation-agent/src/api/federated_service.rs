@@ -33,8 +33,6 @@ pub struct FederatedServiceSpec {
     /// Per cent, 100 or more; 140 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overprovisioning_percent: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<HealthCheck>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -42,37 +40,6 @@ pub struct ClusterWeight {
     pub cluster: String,
     /// 0 to 1000; 0 means only when nothing else is left.
     pub weight: u16,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HealthCheck {
-    #[serde(default)]
-    pub protocol: HealthProtocol,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval_milliseconds: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout_milliseconds: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub healthy_threshold: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unhealthy_threshold: Option<u8>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum HealthProtocol {
-    #[default]
-    #[serde(rename = "TCP")]
-    Tcp,
-    #[serde(rename = "HTTP")]
-    Http,
-    #[serde(rename = "GRPC")]
-    Grpc,
-    None,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

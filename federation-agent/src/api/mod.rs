@@ -8,8 +8,8 @@ pub mod marks;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
 pub use federated_service::{
-    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, HealthCheck,
-    HealthProtocol, ScopeKind, ShardState, ShardStatus, VipStatus,
+    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, ScopeKind, ShardState,
+    ShardStatus, VipStatus,
 };
 
 pub const GROUP: &str = "federation.dev";

@@ -83,6 +83,28 @@ pub struct Service {
     pub shards: BTreeMap<ClusterName, Shard>,
     /// Session affinity `ClientIP`.
     pub client_ip_affinity: bool,
+    pub overprovisioning: Overprovisioning,
+}
+
+/// How much more than its healthy part a tier may carry before load spills over to the next, in per cent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overprovisioning(u16);
+
+impl Overprovisioning {
+    /// `None` below 100 per cent, where a healthy tier would turn load away.
+    pub fn from_percent(percent: u16) -> Option<Self> {
+        (percent >= 100).then_some(Self(percent))
+    }
+
+    pub fn percent(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Overprovisioning {
+    fn default() -> Self {
+        Self(140)
+    }
 }
 
 /// A port that the service's VIPs serve.
@@ -132,5 +154,6 @@ pub enum Readiness {
     Ready,
     /// Terminating, but still serving: used when a shard has no ready endpoint (KEP-1669).
     Serving,
+    /// Not serving; counts in what its tier could carry at full health.
     NotReady,
 }

@@ -7,7 +7,15 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::model::{ClusterName, Protocol, Scope, ServiceKey};
+use crate::model::{
+    ClusterName, Endpoint, Federation, Locality, Port, Protocol, Readiness, Scope, Service, ServiceKey,
+};
+
+pub mod maglev;
+mod shares;
+mod tiers;
+
+use tiers::Ruler;
 
 /// What packets to one (VIP, protocol, port) shall meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,3 +52,133 @@ pub struct Plan {
     /// Backends that health has given up. One that is in no target and not here drains: its flows go on.
     pub dead: BTreeSet<Backend>,
 }
+
+/// The node that a plan is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub locality: Locality,
+    /// Its name in its cluster.
+    pub node: String,
+}
+
+/// What probes have found out. What is in neither set is held to be well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Addresses that did not answer, as a service's TCP port.
+    pub failed: BTreeSet<SocketAddr>,
+    /// Shards of which nobody answered who was asked.
+    pub failed_shards: BTreeSet<(ServiceKey, ClusterName)>,
+}
+
+/// Plans every service of the federation for one node.
+pub fn plan(federation: &Federation, place: &Place, health: &Health) -> Plan {
+    let mut plan = Plan::default();
+    for (key, service) in &federation.services {
+        plan_service(&mut plan, federation, key, service, place, health);
+    }
+    plan
+}
+
+fn plan_service(
+    plan: &mut Plan,
+    federation: &Federation,
+    key: &ServiceKey,
+    service: &Service,
+    place: &Place,
+    health: &Health,
+) {
+    for port in &service.ports {
+        let candidates = candidates(federation, key, service, port, place, health);
+        plan.dead
+            .extend(candidates.iter().filter(|c| c.standing == Standing::Failed).map(|c| c.backend.clone()));
+        for (scope, vips) in &service.vips {
+            let ruler = Ruler::new(scope, &place.locality, federation);
+            for vip in vips {
+                let of_family = candidates.iter().filter(|c| c.backend.address.is_ipv4() == vip.is_ipv4());
+                let tiers = shares::tiers(of_family, |candidate| ruler.tier(&candidate.locality));
+                let target = Target {
+                    service: key.clone(),
+                    scope: scope.clone(),
+                    client_ip_affinity: service.client_ip_affinity,
+                    backends: shares::share(&tiers, service.overprovisioning),
+                };
+                plan.frontends
+                    .insert(Frontend { vip: *vip, protocol: port.protocol, port: port.port }, target);
+            }
+        }
+    }
+}
+
+/// An endpoint that serves the port in question, judged.
+struct Candidate {
+    backend: Backend,
+    locality: Locality,
+    weight: u16,
+    standing: Standing,
+}
+
+/// Whether an endpoint may be chosen (DESIGN: usable endpoints).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Usable,
+    /// Would serve, but its cluster says that it must not.
+    NotReady,
+    /// Terminating beside others that are ready: takes no new connection and is expected to go.
+    Leaving,
+    /// Health has given it up.
+    Failed,
+}
+
+fn candidates(
+    federation: &Federation,
+    key: &ServiceKey,
+    service: &Service,
+    port: &Port,
+    place: &Place,
+    health: &Health,
+) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for (name, shard) in &service.shards {
+        // A shard of a cluster that left the federation stands nowhere: nobody can tell how far it is.
+        let Some(cluster) = federation.clusters.get(name) else { continue };
+        let shard_failed = health.failed_shards.contains(&(key.clone(), name.clone()));
+        let failed = |endpoint: &Endpoint| shard_failed || fails_probes(service, endpoint, port, health);
+        let has_ready = shard.endpoints.iter().any(|e| e.readiness == Readiness::Ready && !failed(e));
+        for endpoint in &shard.endpoints {
+            let Some(address) = endpoint.serves(port) else { continue };
+            let standing = match endpoint.readiness {
+                _ if failed(endpoint) => Standing::Failed,
+                Readiness::Serving if has_ready => Standing::Leaving,
+                Readiness::Ready | Readiness::Serving => Standing::Usable,
+                Readiness::NotReady => Standing::NotReady,
+            };
+            let local = *name == place.locality.cluster && endpoint.node.as_ref() == Some(&place.node);
+            candidates.push(Candidate {
+                backend: Backend { address, protocol: port.protocol, cluster: name.clone(), local },
+                locality: tiers::locality(name, cluster, endpoint),
+                weight: shard.weight,
+                standing,
+            });
+        }
+    }
+    candidates
+}
+
+/// Only TCP ports are probed. What they say holds for a UDP port too once all of them are silent.
+fn fails_probes(service: &Service, endpoint: &Endpoint, port: &Port, health: &Health) -> bool {
+    match port.protocol {
+        Protocol::Tcp => endpoint.serves(port).is_some_and(|address| health.failed.contains(&address)),
+        Protocol::Udp => {
+            let mut probed = service
+                .ports
+                .iter()
+                .filter(|port| port.protocol == Protocol::Tcp)
+                .filter_map(|port| endpoint.serves(port))
+                .peekable();
+            probed.peek().is_some() && probed.all(|address| health.failed.contains(&address))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
