@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn sizes_are_primes_and_rise() {
         for size in SIZES {
-            assert!((2..).take_while(|d| d * d <= size).all(|d| size % d != 0), "{size} is no prime");
+            assert!((2..=size.isqrt()).all(|divisor| size % divisor != 0), "{size} is no prime");
         }
         assert!(SIZES.is_sorted());
     }

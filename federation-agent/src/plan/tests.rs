@@ -84,7 +84,7 @@ fn percent(plan: &Plan, scope: &Scope) -> [u32; 3] {
     [NEAR, NEXT, FAR].map(|name| {
         let part: u32 =
             target.backends.iter().filter(|(b, _)| b.cluster.as_str() == name).map(|(_, part)| part).sum();
-        if sum == 0 { 0 } else { (part * 100 + sum / 2) / sum }
+        (part * 100 + sum / 2).checked_div(sum).unwrap_or(0)
     })
 }
 
@@ -266,7 +266,7 @@ proptest! {
 
     #[test]
     fn a_nearer_tier_gets_what_its_health_allows(near in shard(), next in shard()) {
-        let count = |shard: &[Readiness], wanted| shard.iter().filter(|r| **r == wanted).count() as u32;
+        let count = |shard: &[Readiness], wanted| shard.iter().map(|r| u32::from(*r == wanted)).sum::<u32>();
         let (ready, not_ready) = (count(&near, Ready), count(&near, NotReady));
         prop_assume!(ready > 0);
         let plan = plan(&federation([&near, &next, &[Ready]]), &place(), &Health::default());
