@@ -8,6 +8,7 @@
 pub mod api;
 pub mod apiserver;
 pub mod cli;
+pub mod client;
 pub mod controller;
 pub mod dataplane;
 pub mod dns;
@@ -16,3 +17,4 @@ pub mod model;
 pub mod node;
 pub mod plan;
 pub mod settings;
+pub mod shutdown;

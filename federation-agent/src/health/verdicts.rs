@@ -38,7 +38,7 @@ impl Verdicts {
             let (address, shard) = (*address, report.shard.clone());
             match result {
                 Ok(()) if self.health.failed.remove(&address) => {
-                    changes.push(Change::Back { address, shard })
+                    changes.push(Change::Back { address, shard });
                 }
                 Err(reason) if self.health.failed.insert(address) => {
                     changes.push(Change::Lost { address, shard, reason: reason.clone() });
