@@ -3,7 +3,7 @@
 //!
 //! Arrows point one way: `cli` to the roles, the roles to `plan`, `plan` to `model`. `model` and `plan` know neither
 //! Kubernetes, the kernel nor the runtime; `dataplane` alone talks to the kernel's eBPF; `apiserver` and `controller`
-//! never see it.
+//! never see it. What `node` and `dns` know of the federation comes from `watch`.
 
 pub mod api;
 pub mod apiserver;
@@ -18,3 +18,4 @@ pub mod node;
 pub mod plan;
 pub mod settings;
 pub mod shutdown;
+pub mod watch;

@@ -1,0 +1,109 @@
+//! The federation as the Federation API tells it, kept up to date for the roles that act on it (`node`, `dns`).
+//!
+//! Here are the watches alone. What an object means is in [`translate`], how the kinds come together in [`view`];
+//! both are pure, so that tests feed them objects instead of a server.
+
+use std::{fmt::Debug, sync::Arc};
+
+use futures::{Stream, StreamExt as _, future, stream};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client, Resource,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{
+    api::{Cluster, FederatedService, marks::CLUSTER_LABEL},
+    model::Federation,
+};
+
+mod mirror;
+mod translate;
+mod view;
+
+use view::{Observed, View};
+
+/// Changes that are ready at the same moment become one snapshot, at most this many of them.
+const CHANGES_AT_ONCE: usize = 1024;
+
+/// Keeps `federation` true until nobody listens any more.
+///
+/// Its first value comes when all kinds have been listed once, the next ones as they change. Where the API does
+/// not answer, the last known federation stands while the watches try again, ever more slowly.
+pub async fn watch(client: Client, federation: watch::Sender<Option<Arc<Federation>>>) {
+    let mut changes = observe(&client).ready_chunks(CHANGES_AT_ONCE);
+    let mut view = View::default();
+    loop {
+        let observed = tokio::select! {
+            observed = changes.next() => observed,
+            () = federation.closed() => return,
+        };
+        // Watchers never end: they start again after each error.
+        let Some(observed) = observed else { return };
+        for change in observed {
+            view.apply(change);
+        }
+        if let Some(snapshot) = view.take_changed() {
+            if federation.borrow().is_none() {
+                info!(
+                    clusters = snapshot.clusters.len(),
+                    services = snapshot.services.len(),
+                    "the federation is known"
+                );
+            }
+            federation.send_replace(Some(snapshot));
+        }
+    }
+}
+
+/// Everything that happens to the four kinds, merged.
+fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + use<> {
+    let everything = watcher::Config::default;
+    // Slices without the label belong to the API server's own cluster, not to a member.
+    let mirrored = everything().labels(CLUSTER_LABEL);
+    stream::select_all([
+        watched::<Cluster>(client, everything()).map(Observed::Cluster).boxed(),
+        watched::<Service>(client, everything()).map(Observed::Service).boxed(),
+        watched::<FederatedService>(client, everything()).map(Observed::FederatedService).boxed(),
+        watched::<EndpointSlice>(client, mirrored).map(Observed::EndpointSlice).boxed(),
+    ])
+}
+
+/// All objects of one kind in every namespace. Errors are told and retried with back-off.
+fn watched<K>(
+    client: &Client,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Event<K>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(Api::<K>::all(client.clone()), config).default_backoff().filter_map(|event| {
+        future::ready(match event {
+            Ok(event) => Some(event),
+            Err(error) => {
+                let kind = K::kind(&());
+                warn!(%kind, error = %error_chain(&error), "the Federation API fails; the last known state stands");
+                None
+            }
+        })
+    })
+}
+
+/// An error with its causes: the outer one alone says little more than "it failed".
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut chain = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some causes are printed by the error that they caused.
+        if !chain.contains(&text) {
+            chain.push_str(": ");
+            chain.push_str(&text);
+        }
+        cause = error.source();
+    }
+    chain
+}
