@@ -1,0 +1,261 @@
+//! From a request to its answer: who asks, for what, and which of the generic steps carries it out.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
+use serde_json::json;
+
+use super::access::{Identity, Tokens};
+use super::delete::{self, DeleteOptions, Deleted};
+use super::object::{Object as _, now};
+use super::patch::Patch;
+use super::request::{self, Form, MOST_BODY_BYTES, Parameters, Target};
+use super::selector::Selector;
+use super::status::ApiError;
+use super::store::{Key, Store, Stored};
+use super::write::{self, FieldValidation, Options, Written};
+use super::{discovery, openapi, read};
+
+pub struct Api {
+    pub store: Store,
+    pub tokens: Tokens,
+}
+
+pub fn router(api: Api) -> Router {
+    let api = Arc::new(api);
+    let authenticated = Router::new()
+        .merge(discovery::routes())
+        .merge(openapi::routes())
+        .fallback(resource)
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), authenticate))
+        .with_state(api);
+    // What a probe may ask without a token, as on any cluster.
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/version", get(discovery::version))
+        .merge(authenticated)
+}
+
+async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    match api.tokens.identify(request.headers()) {
+        Ok(identity) => {
+            request.extensions_mut().insert(identity);
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn resource(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let target = Target::parse(request.uri().path())?;
+    let parameters = Parameters::of(request.uri())?;
+    let (parts, body) = request.into_parts();
+    let identity = parts.extensions.get::<Identity>().copied().ok_or_else(ApiError::unauthorized)?;
+    identity.authorize(&parts.method, &target, &parameters)?;
+    if parts.method == Method::GET || parts.method == Method::HEAD {
+        let form = Form::of(&parts.headers)?;
+        return match (target.name.is_empty(), parameters.watch) {
+            (_, true) => read::watch(&api.store, &target, form, &parameters),
+            (true, false) => read::list(&api.store, &target, form, &parameters),
+            (false, false) => read::get(&api.store, &target, form, &parameters),
+        };
+    }
+    let body = read_body(&parts.headers, body).await?;
+    let change = Change { target, parameters, headers: parts.headers, body };
+    match (parts.method, change.target.name.is_empty()) {
+        (Method::POST, true) => change.create(&api.store).await,
+        (Method::PUT, false) => change.replace(&api.store).await,
+        (Method::PATCH, false) => change.patch(&api.store).await,
+        (Method::DELETE, false) if !change.target.is_status => change.delete(&api.store).await,
+        (Method::DELETE, true) => change.delete_collection(&api.store).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > MOST_BODY_BYTES) {
+        return Err(ApiError::too_large(MOST_BODY_BYTES));
+    }
+    to_bytes(body, MOST_BODY_BYTES).await.map_err(|_| ApiError::too_large(MOST_BODY_BYTES))
+}
+
+/// A request that changes something.
+struct Change {
+    target: Target,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Change {
+    async fn create(self, store: &Store) -> Result<Response, ApiError> {
+        if self.target.kind.namespaced && self.target.namespace.is_empty() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let object = request::decode_object(&self.headers, &self.body)?;
+        let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
+        let target = self.target;
+        let written = store.write(move |transaction| {
+            let written = write::create(transaction, &target, object, &options)?;
+            if dry_run {
+                transaction.roll_back();
+            }
+            Ok(written)
+        });
+        Ok(answer(written.await?))
+    }
+
+    async fn replace(self, store: &Store) -> Result<Response, ApiError> {
+        let object = request::decode_object(&self.headers, &self.body)?;
+        let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
+        let target = self.target;
+        let written = store.write(move |transaction| {
+            let written = write::replace(transaction, &target, object, &options)?;
+            if dry_run {
+                transaction.roll_back();
+            }
+            Ok(written)
+        });
+        Ok(answer(written.await?))
+    }
+
+    async fn patch(self, store: &Store) -> Result<Response, ApiError> {
+        let patch = Patch::decode(self.target.kind, &self.headers, &self.body)?;
+        if matches!(patch, Patch::Apply(_)) && self.parameters.field_manager.is_empty() {
+            return Err(ApiError::field_manager_required());
+        }
+        let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
+        let target = self.target;
+        let written = store.write(move |transaction| {
+            let written = write::patch(transaction, &target, &patch, &options)?;
+            if dry_run {
+                transaction.roll_back();
+            }
+            Ok(written)
+        });
+        Ok(answer(written.await?))
+    }
+
+    async fn delete(self, store: &Store) -> Result<Response, ApiError> {
+        let body = self.delete_options()?;
+        let dry_run = self.is_dry_run(&body.dry_run)?;
+        let target = self.target;
+        let kind = target.kind;
+        let deleted = store.write(move |transaction| {
+            let key = Key::new(kind, &target.namespace, &target.name);
+            let deleted = delete::delete_one(transaction, kind, &key, &body.preconditions)?;
+            if dry_run {
+                transaction.roll_back();
+            }
+            Ok(deleted)
+        });
+        Ok(match deleted.await? {
+            Deleted::Marked(stored) => object_response(StatusCode::OK, &stored),
+            Deleted::Gone(stored) => {
+                let details = StatusDetails {
+                    name: Some(stored.object.name().to_owned()),
+                    group: (!kind.group.is_empty()).then(|| kind.group.to_owned()),
+                    kind: Some(kind.plural.to_owned()),
+                    uid: Some(stored.object.uid().to_owned()),
+                    ..StatusDetails::default()
+                };
+                let status =
+                    Status { status: Some("Success".to_owned()), details: Some(details), ..Status::default() };
+                axum::Json(status).into_response()
+            }
+        })
+    }
+
+    async fn delete_collection(self, store: &Store) -> Result<Response, ApiError> {
+        let body = self.delete_options()?;
+        let dry_run = self.is_dry_run(&body.dry_run)?;
+        let target = self.target;
+        let kind = target.kind;
+        let parameters = self.parameters;
+        let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
+        let deleted = store.write(move |transaction| {
+            let deleted = delete::delete_collection(transaction, &target, &selector)?;
+            if dry_run {
+                transaction.roll_back();
+            }
+            Ok(deleted)
+        });
+        let items: Vec<_> = deleted.await?.iter().map(|stored| stored.object.clone()).collect();
+        let list = json!({
+            "apiVersion": kind.api_version(),
+            "kind": format!("{}List", kind.kind),
+            "metadata": { "resourceVersion": store.revision().to_string() },
+            "items": items,
+        });
+        Ok(axum::Json(list).into_response())
+    }
+
+    fn delete_options(&self) -> Result<DeleteOptions, ApiError> {
+        if self.body.is_empty() { Ok(DeleteOptions::default()) } else { request::decode(&self.headers, &self.body) }
+    }
+
+    fn options(&self) -> Result<Options, ApiError> {
+        let field_validation = match self.parameters.field_validation.as_str() {
+            "Ignore" => FieldValidation::Ignore,
+            "" | "Warn" => FieldValidation::Warn,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                return Err(ApiError::bad_request(format!(
+                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                )));
+            }
+        };
+        Ok(Options { manager: self.manager(), force: self.parameters.force, field_validation, now: now() })
+    }
+
+    /// The name that the writer gives itself, or the first word of its user agent.
+    fn manager(&self) -> String {
+        const LONGEST: usize = 128;
+        let agent = || self.headers.get(header::USER_AGENT)?.to_str().ok()?.split('/').next();
+        let name = match self.parameters.field_manager.as_str() {
+            "" => agent().unwrap_or_default(),
+            named => named,
+        };
+        let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+        if name.is_empty() { "unknown".to_owned() } else { name }
+    }
+
+    fn is_dry_run(&self, in_body: &[String]) -> Result<bool, ApiError> {
+        let asked = in_body.iter().chain(std::iter::once(&self.parameters.dry_run)).filter(|value| !value.is_empty());
+        let asked: Vec<_> = asked.collect();
+        match asked.iter().find(|value| **value != "All") {
+            Some(other) => Err(ApiError::bad_request(format!(
+                "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
+            ))),
+            None => Ok(!asked.is_empty()),
+        }
+    }
+}
+
+fn answer(written: Written) -> Response {
+    let code = if written.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = object_response(code, &written.stored);
+    for warning in written.warnings {
+        let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+fn object_response(code: StatusCode, stored: &Stored) -> Response {
+    let mut response = read::json_response(stored.text.clone().into());
+    *response.status_mut() = code;
+    response
+}

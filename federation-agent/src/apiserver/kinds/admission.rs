@@ -1,0 +1,68 @@
+//! What every object passes before it is stored: decoded as its type, defaulted, validated.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::apiserver::status::FieldErrors;
+
+/// A kind's own rules. Metadata has its own, the same for every kind.
+pub trait Admission: Serialize + DeserializeOwned {
+    /// Fills in what kube-apiserver fills in. `old` is what is stored, on an update.
+    fn set_defaults(&mut self, _old: Option<&Self>) {}
+
+    /// Reports what kube-apiserver would refuse.
+    fn validate(&self, _old: Option<&Self>, _errors: &mut FieldErrors) {}
+}
+
+/// Admits a JSON object, given what is stored under its name.
+pub type Admit = fn(&Value, Option<&Value>) -> Result<Admitted, Refusal>;
+
+/// An object fit to be stored.
+#[derive(Debug)]
+pub struct Admitted {
+    pub object: Value,
+    /// Paths of fields that the kind does not have; they are not in `object`.
+    pub unknown_fields: Vec<String>,
+    pub faults: FieldErrors,
+}
+
+/// Why an object is not even of its kind.
+#[derive(Debug)]
+pub struct Refusal(pub String);
+
+/// The [`Admit`] of a type.
+pub fn admit<T: Admission>(object: &Value, old: Option<&Value>) -> Result<Admitted, Refusal> {
+    let mut unknown_fields = Vec::new();
+    let mut typed: T = decode(object, |path| unknown_fields.push(path))?;
+    let old = old.map(|old| decode::<T>(old, drop)).transpose()?;
+    typed.set_defaults(old.as_ref());
+    let mut faults = FieldErrors::default();
+    typed.validate(old.as_ref(), &mut faults);
+    let object = serde_json::to_value(&typed).map_err(|error| Refusal(error.to_string()))?;
+    Ok(Admitted { object, unknown_fields, faults })
+}
+
+fn decode<T: DeserializeOwned>(object: &Value, mut unknown: impl FnMut(String)) -> Result<T, Refusal> {
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(object, &mut track);
+    let decoded = serde_ignored::deserialize(deserializer, |path| unknown(bracket_indices(&path.to_string())));
+    decoded.map_err(|error| Refusal(format!("{}: {error}", track.path())))
+}
+
+/// `spec.ports.0.nam` as kube-apiserver writes it: `spec.ports[0].nam`.
+fn bracket_indices(path: &str) -> String {
+    let mut written = String::new();
+    // `?` is how serde_ignored marks the inside of an optional value.
+    for part in path.split('.').filter(|part| *part != "?") {
+        if !written.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
+            written.push_str(&format!("[{part}]"));
+        } else {
+            if !written.is_empty() {
+                written.push('.');
+            }
+            written.push_str(part);
+        }
+    }
+    written
+}

@@ -1,0 +1,286 @@
+//! The table of kinds: everything that the server knows about one kind stands in its row. Storage, handlers and
+//! discovery are generic over it.
+
+mod admission;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use schemars::{Schema, SchemaGenerator};
+
+pub use admission::{Admission, Admit, admit};
+
+use super::table::{self, Columns};
+use super::validate::names;
+use crate::api::{Cluster, FederatedService};
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub namespaced: bool,
+    /// Has a `/status` subresource: writes to one half leave the other half alone.
+    pub status: Status,
+    /// `metadata.generation` counts the changes of what is not status.
+    pub generation: bool,
+    /// Updates without a resource version are taken (older kinds only).
+    pub unconditional_update: bool,
+    /// A PUT to a name that does not exist creates it.
+    pub create_on_update: bool,
+    pub name_rule: names::Rule,
+    /// Fields that a field selector may name, beside `metadata.name` and `metadata.namespace`.
+    pub selectable: &'static [&'static str],
+    pub admit: Admit,
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    pub columns: fn() -> Columns,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No status subresource.
+    None,
+    /// Written through `/status` alone.
+    Subresource,
+    /// As `Subresource`, but whoever creates the object may set it (a kubelet registers its Node whole).
+    SetOnCreate,
+}
+
+impl Kind {
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The plural with its group, as messages and the store name it: `services`, `leases.coordination.k8s.io`.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// The resource's path below the server's root, without namespace and name.
+    pub fn root(&self) -> String {
+        if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        }
+    }
+
+    pub fn is(&self, other: &Self) -> bool {
+        self.group == other.group && self.kind == other.kind
+    }
+
+    pub fn has_status(&self) -> bool {
+        self.status != Status::None
+    }
+}
+
+/// The kind that is served at `group`, `version` and `plural`.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    KINDS.into_iter().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+}
+
+/// The kind that the store calls `qualified`.
+pub fn by_qualified_name(qualified: &str) -> Option<&'static Kind> {
+    KINDS.into_iter().find(|kind| kind.qualified() == qualified)
+}
+
+const BASE: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    namespaced: true,
+    status: Status::None,
+    generation: false,
+    unconditional_update: true,
+    create_on_update: false,
+    name_rule: names::dns_subdomain,
+    selectable: &[],
+    admit: admit::<ConfigMap>,
+    schema: SchemaGenerator::subschema_for::<ConfigMap>,
+    columns: table::name_and_age,
+};
+
+pub static NAMESPACE: Kind = Kind {
+    kind: "Namespace",
+    plural: "namespaces",
+    singular: "namespace",
+    short_names: &["ns"],
+    namespaced: false,
+    status: Status::Subresource,
+    name_rule: names::dns_label,
+    selectable: &["status.phase"],
+    admit: admit::<Namespace>,
+    schema: SchemaGenerator::subschema_for::<Namespace>,
+    columns: table::namespaces,
+    ..BASE
+};
+
+pub static SERVICE: Kind = Kind {
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    status: Status::Subresource,
+    name_rule: names::dns_1035_label,
+    selectable: &["spec.clusterIP", "spec.type"],
+    admit: admit::<Service>,
+    schema: SchemaGenerator::subschema_for::<Service>,
+    columns: table::services,
+    ..BASE
+};
+
+pub static SECRET: Kind = Kind {
+    kind: "Secret",
+    plural: "secrets",
+    singular: "secret",
+    selectable: &["type"],
+    admit: admit::<Secret>,
+    schema: SchemaGenerator::subschema_for::<Secret>,
+    columns: table::secrets,
+    ..BASE
+};
+
+pub static CONFIG_MAP: Kind = Kind {
+    kind: "ConfigMap",
+    plural: "configmaps",
+    singular: "configmap",
+    short_names: &["cm"],
+    columns: table::config_maps,
+    ..BASE
+};
+
+pub static EVENT: Kind = Kind {
+    kind: "Event",
+    plural: "events",
+    singular: "event",
+    short_names: &["ev"],
+    create_on_update: true,
+    selectable: &[
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.resourceVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "type",
+    ],
+    admit: admit::<Event>,
+    schema: SchemaGenerator::subschema_for::<Event>,
+    columns: table::events,
+    ..BASE
+};
+
+pub static NODE: Kind = Kind {
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    namespaced: false,
+    status: Status::SetOnCreate,
+    selectable: &["spec.unschedulable"],
+    admit: admit::<Node>,
+    schema: SchemaGenerator::subschema_for::<Node>,
+    columns: table::nodes,
+    ..BASE
+};
+
+pub static ENDPOINT_SLICE: Kind = Kind {
+    group: "discovery.k8s.io",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    generation: true,
+    admit: admit::<EndpointSlice>,
+    schema: SchemaGenerator::subschema_for::<EndpointSlice>,
+    columns: table::endpoint_slices,
+    ..BASE
+};
+
+pub static LEASE: Kind = Kind {
+    group: "coordination.k8s.io",
+    kind: "Lease",
+    plural: "leases",
+    singular: "lease",
+    unconditional_update: false,
+    create_on_update: true,
+    admit: admit::<Lease>,
+    schema: SchemaGenerator::subschema_for::<Lease>,
+    columns: table::leases,
+    ..BASE
+};
+
+pub static CLUSTER: Kind = Kind {
+    group: crate::api::GROUP,
+    version: crate::api::VERSION,
+    kind: "Cluster",
+    plural: "clusters",
+    singular: "cluster",
+    namespaced: false,
+    status: Status::Subresource,
+    generation: true,
+    unconditional_update: false,
+    admit: admit::<Cluster>,
+    schema: SchemaGenerator::subschema_for::<Cluster>,
+    columns: table::custom::<Cluster>,
+    ..BASE
+};
+
+pub static FEDERATED_SERVICE: Kind = Kind {
+    group: crate::api::GROUP,
+    version: crate::api::VERSION,
+    kind: "FederatedService",
+    plural: "federatedservices",
+    singular: "federatedservice",
+    short_names: &["fsvc"],
+    status: Status::Subresource,
+    generation: true,
+    unconditional_update: false,
+    admit: admit::<FederatedService>,
+    schema: SchemaGenerator::subschema_for::<FederatedService>,
+    columns: table::custom::<FederatedService>,
+    ..BASE
+};
+
+pub static KINDS: [&Kind; 10] = [
+    &NAMESPACE,
+    &SERVICE,
+    &SECRET,
+    &CONFIG_MAP,
+    &EVENT,
+    &NODE,
+    &ENDPOINT_SLICE,
+    &LEASE,
+    &CLUSTER,
+    &FEDERATED_SERVICE,
+];
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+
+    use super::*;
+
+    #[test]
+    fn our_rows_agree_with_the_definitions_that_a_real_api_server_would_be_given() {
+        for (row, crd) in [(&CLUSTER, Cluster::crd()), (&FEDERATED_SERVICE, FederatedService::crd())] {
+            let names = crd.spec.names;
+            assert_eq!(row.group, crd.spec.group);
+            assert_eq!(row.kind, names.kind);
+            assert_eq!(row.plural, names.plural);
+            assert_eq!(Some(row.singular), names.singular.as_deref());
+            assert_eq!(row.short_names, names.short_names.unwrap_or_default());
+            assert_eq!(row.namespaced, crd.spec.scope == "Namespaced");
+        }
+    }
+}

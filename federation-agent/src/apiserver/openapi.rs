@@ -1,0 +1,132 @@
+//! The schemas of the kinds, for clients that check before they send.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::Path;
+use axum::routing::get;
+use axum::{Json, Router};
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::api::Api;
+use super::discovery::group_versions;
+use super::kinds::{KINDS, Kind};
+use super::status::ApiError;
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+pub fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/openapi/v2", get(async || Json(&*V2)))
+        .route("/openapi/v3", get(index))
+        .route("/openapi/v3/api/{version}", get(async |Path(version): Path<String>| v3("", &version)))
+        .route(
+            "/openapi/v3/apis/{group}/{version}",
+            get(async |Path((group, version)): Path<(String, String)>| v3(&group, &version)),
+        )
+}
+
+static V2: LazyLock<Value> = LazyLock::new(|| {
+    let kinds: Vec<_> = KINDS.to_vec();
+    json!({
+        "swagger": "2.0",
+        "info": { "title": "Federation", "version": env!("CARGO_PKG_VERSION") },
+        "paths": paths(&kinds),
+        "definitions": schemas(&kinds, "/definitions"),
+    })
+});
+
+async fn index() -> Json<Value> {
+    let paths: Map<_, _> = group_versions()
+        .into_iter()
+        .map(|(group, version)| {
+            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            let url = format!("/openapi/v3/{path}?hash={}", env!("CARGO_PKG_VERSION"));
+            (path, json!({ "serverRelativeURL": url }))
+        })
+        .collect();
+    Json(json!({ "paths": paths }))
+}
+
+fn v3(group: &str, version: &str) -> Result<Json<Value>, ApiError> {
+    let kinds: Vec<_> = KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    if kinds.is_empty() {
+        return Err(ApiError::no_such_path());
+    }
+    Ok(Json(json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Federation", "version": env!("CARGO_PKG_VERSION") },
+        "paths": paths(&kinds),
+        "components": { "schemas": schemas(&kinds, "/components/schemas") },
+    })))
+}
+
+fn gvk(kind: &Kind) -> Value {
+    json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
+}
+
+/// The kinds' schemas and all that they refer to, by name.
+fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value> {
+    let settings = SchemaSettings::openapi3().with(|settings| settings.definitions_path = definitions_path.into());
+    let mut generator = SchemaGenerator::new(settings);
+    let names: Vec<_> = kinds.iter().map(|kind| (*kind, reference_name(&(kind.schema)(&mut generator)))).collect();
+    generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
+    let mut schemas = generator.take_definitions(true);
+    for (kind, name) in names {
+        let Some(schema) = schemas.get_mut(&name) else { continue };
+        schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
+        let properties = &mut schema["properties"];
+        properties["apiVersion"] = json!({ "type": "string" });
+        properties["kind"] = json!({ "type": "string" });
+        properties["metadata"] = json!({ "$ref": format!("#{definitions_path}/{META}") });
+    }
+    schemas
+}
+
+fn reference_name(schema: &schemars::Schema) -> String {
+    let reference = schema.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    reference.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// The operations that a client may look up: kubectl asks whether a PATCH of the kind knows `fieldValidation`.
+fn paths(kinds: &[&Kind]) -> Map<String, Value> {
+    let mut paths = Map::new();
+    for kind in kinds {
+        let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
+        let collection = format!("{}{scope}/{}", kind.root(), kind.plural);
+        let operation = |action: &str, query: &[&str]| {
+            let parameters: Vec<_> = query
+                .iter()
+                .map(|name| json!({ "name": name, "in": "query", "schema": { "type": "string" } }))
+                .collect();
+            json!({
+                "x-kubernetes-action": action,
+                "x-kubernetes-group-version-kind": gvk(kind),
+                "parameters": parameters,
+                "responses": { "200": { "description": "OK" } },
+            })
+        };
+        let write = ["dryRun", "fieldManager", "fieldValidation"];
+        let select = ["labelSelector", "fieldSelector", "limit", "continue", "resourceVersion", "watch"];
+        let item = format!("{collection}/{{name}}");
+        paths.insert(
+            collection,
+            json!({
+                "get": operation("list", &select),
+                "post": operation("post", &write),
+                "delete": operation("deletecollection", &select),
+            }),
+        );
+        paths.insert(
+            item,
+            json!({
+                "get": operation("get", &[]),
+                "put": operation("put", &write),
+                "patch": operation("patch", &["dryRun", "fieldManager", "fieldValidation", "force"]),
+                "delete": operation("delete", &["dryRun"]),
+            }),
+        );
+    }
+    paths
+}

@@ -1,0 +1,56 @@
+//! The four languages of PATCH.
+
+mod strategic;
+
+use axum::body::Bytes;
+use http::HeaderMap;
+use serde_json::Value;
+
+use super::kinds::Kind;
+use super::request::{self, APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH};
+use super::status::ApiError;
+
+/// A patch that has been understood.
+pub enum Patch {
+    /// RFC 6902
+    Json(json_patch::Patch),
+    /// RFC 7386
+    Merge(Value),
+    /// As `Merge`, with lists that merge by key; only the kinds of Kubernetes itself have it.
+    Strategic(Value),
+    /// A manager's configuration, see [`super::fields::apply`].
+    Apply(Value),
+}
+
+impl Patch {
+    pub fn decode(kind: &Kind, headers: &HeaderMap, body: &Bytes) -> Result<Self, ApiError> {
+        let is_ours = kind.group == crate::api::GROUP;
+        match request::media_type(headers) {
+            JSON_PATCH => request::decode(headers, body).map(Self::Json),
+            MERGE_PATCH => request::decode_object(headers, body).map(Self::Merge),
+            STRATEGIC_PATCH if !is_ours => request::decode_object(headers, body).map(Self::Strategic),
+            APPLY_PATCH => request::decode_object(headers, body).map(Self::Apply),
+            _ if is_ours => Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY_PATCH])),
+            _ => {
+                Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]))
+            }
+        }
+    }
+
+    /// What the patch makes of `object`.
+    pub fn apply_to(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
+        let mut patched = object.clone();
+        match self {
+            Self::Json(patch) => json_patch::patch(&mut patched, patch)
+                .map_err(|error| ApiError::unprocessable_patch(&error.to_string()))?,
+            Self::Merge(patch) => json_patch::merge(&mut patched, patch),
+            Self::Strategic(patch) => strategic::merge(kind, &mut patched, patch)?,
+            Self::Apply(config) => patched = config.clone(),
+        }
+        if patched.is_object() {
+            Ok(patched)
+        } else {
+            Err(ApiError::unprocessable_patch("the patched document is no object"))
+        }
+    }
+}

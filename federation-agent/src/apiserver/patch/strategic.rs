@@ -1,0 +1,171 @@
+//! Strategic merge: a merge patch in which some lists merge item by item, with `$patch`, `$retainKeys`,
+//! `$deleteFromPrimitiveList/...` and `$setElementOrder/...` directives.
+
+use serde_json::{Map, Value};
+
+use crate::apiserver::kinds::Kind;
+use crate::apiserver::status::ApiError;
+
+/// How a list merges; lists that are not named here are replaced.
+#[derive(Clone, Copy)]
+enum Merge {
+    /// Objects that are the same where this field is.
+    Key(&'static str),
+    /// Scalars; the patch adds to them.
+    Union,
+}
+
+/// `patchStrategy: merge` of the kinds served here: (kind, or empty for all; path; how).
+const LISTS: &[(&str, &str, Merge)] = &[
+    ("", "metadata.finalizers", Merge::Union),
+    ("", "metadata.ownerReferences", Merge::Key("uid")),
+    ("Service", "spec.ports", Merge::Key("port")),
+    ("Service", "status.conditions", Merge::Key("type")),
+    ("Namespace", "status.conditions", Merge::Key("type")),
+    ("Node", "spec.podCIDRs", Merge::Union),
+    ("Node", "status.addresses", Merge::Key("type")),
+    ("Node", "status.conditions", Merge::Key("type")),
+];
+
+pub(super) fn merge(kind: &Kind, object: &mut Value, patch: &Value) -> Result<(), ApiError> {
+    merge_value(kind, "", object, patch)
+}
+
+fn strategy(kind: &Kind, path: &str) -> Option<Merge> {
+    let list = LISTS.iter().find(|(of, at, _)| *at == path && (of.is_empty() || *of == kind.kind));
+    list.map(|(_, _, merge)| *merge)
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn merge_value(kind: &Kind, path: &str, value: &mut Value, patch: &Value) -> Result<(), ApiError> {
+    match (patch, strategy(kind, path)) {
+        (Value::Object(patch), _) => merge_object(kind, path, value, patch),
+        (Value::Array(patch), Some(how)) => merge_list(kind, path, value, patch, how),
+        (patch, _) => {
+            *value = patch.clone();
+            Ok(())
+        }
+    }
+}
+
+fn merge_object(kind: &Kind, path: &str, value: &mut Value, patch: &Map<String, Value>) -> Result<(), ApiError> {
+    match patch.get("$patch").and_then(Value::as_str) {
+        None | Some("merge") => {}
+        Some("replace") => {
+            *value = Value::Object(patch.iter().filter(|(name, _)| *name != "$patch").map(owned).collect());
+            return Ok(());
+        }
+        Some("delete") => {
+            *value = Value::Object(Map::new());
+            return Ok(());
+        }
+        Some(other) => return Err(unknown_directive(other, path)),
+    }
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    let Some(fields) = value.as_object_mut() else { return Ok(()) };
+    if let Some(kept) = patch.get("$retainKeys").and_then(Value::as_array) {
+        fields.retain(|name, _| kept.iter().any(|kept| kept == name));
+    }
+    for (name, inner) in patch {
+        if let Some(list) = name.strip_prefix("$deleteFromPrimitiveList/") {
+            let gone = inner.as_array().map(Vec::as_slice).unwrap_or_default();
+            if let Some(items) = fields.get_mut(list).and_then(Value::as_array_mut) {
+                items.retain(|item| !gone.contains(item));
+            }
+        }
+    }
+    for (name, inner) in patch.iter().filter(|(name, _)| !name.starts_with('$')) {
+        if inner.is_null() {
+            fields.shift_remove(name);
+        } else {
+            let field = fields.entry(name.clone()).or_insert(Value::Null);
+            merge_value(kind, &below(path, name), field, inner)?;
+        }
+    }
+    for (name, order) in patch {
+        if let (Some(list), Some(order)) = (name.strip_prefix("$setElementOrder/"), order.as_array())
+            && let Some(items) = fields.get_mut(list).and_then(Value::as_array_mut)
+        {
+            reorder(items, order, strategy(kind, &below(path, list)));
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(
+    kind: &Kind,
+    path: &str,
+    value: &mut Value,
+    patch: &[Value],
+    how: Merge,
+) -> Result<(), ApiError> {
+    if !value.is_array() {
+        *value = Value::Array(Vec::new());
+    }
+    let Some(items) = value.as_array_mut() else { return Ok(()) };
+    if patch.iter().any(|item| item.get("$patch").is_some_and(|directive| directive == "replace")) {
+        items.clear();
+    }
+    for item in patch {
+        let directive = item.get("$patch").and_then(Value::as_str);
+        match how {
+            Merge::Union if items.contains(item) => {}
+            Merge::Union => items.push(item.clone()),
+            // The marker of a list that is replaced as a whole stands for no item.
+            Merge::Key(_) if directive == Some("replace") => {}
+            Merge::Key(key) => {
+                let Some(id) = item.get(key) else {
+                    let message = format!("map: {item} does not contain declared merge key: {key}");
+                    return Err(ApiError::bad_request(message));
+                };
+                let place = items.iter().position(|item| item.get(key) == Some(id));
+                match (place, directive) {
+                    (_, Some("delete")) => items.retain(|item| item.get(key) != Some(id)),
+                    (Some(index), _) => merge_value(kind, path_of_item(path).as_str(), &mut items[index], item)?,
+                    (None, _) => {
+                        let mut new = Value::Null;
+                        merge_value(kind, path_of_item(path).as_str(), &mut new, item)?;
+                        items.push(new);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lists inside of items have no entry in [`LISTS`]: a path that none has.
+fn path_of_item(path: &str) -> String {
+    format!("{path}[]")
+}
+
+/// Items named in `order` come in that order, the others stay behind those that they followed.
+fn reorder(items: &mut Vec<Value>, order: &[Value], how: Option<Merge>) {
+    let place = |item: &Value| match how {
+        Some(Merge::Key(key)) => order.iter().position(|one| one.get(key).is_some() && one.get(key) == item.get(key)),
+        _ => order.iter().position(|one| one == item),
+    };
+    let mut after = 0;
+    let mut placed: Vec<_> = items
+        .drain(..)
+        .map(|item| {
+            after = place(&item).unwrap_or(after);
+            (after, item)
+        })
+        .collect();
+    placed.sort_by_key(|(place, _)| *place);
+    items.extend(placed.into_iter().map(|(_, item)| item));
+}
+
+fn owned((name, value): (&String, &Value)) -> (String, Value) {
+    (name.clone(), value.clone())
+}
+
+fn unknown_directive(directive: &str, path: &str) -> ApiError {
+    ApiError::bad_request(format!("unknown patch type \"{directive}\" at \"{path}\""))
+}

@@ -1,0 +1,139 @@
+//! The recent changes of each kind, for watchers: a bounded ring that each watcher reads at its own pace.
+//!
+//! A watcher that falls further behind than the ring is long is told so and lists again; it never slows a writer.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::watch;
+
+use super::{Key, State, Stored, read};
+
+/// Changes of one kind that are kept.
+const LENGTH: usize = 10_000;
+
+#[derive(Debug)]
+pub struct Change {
+    pub key: Key,
+    pub kind: ChangeKind,
+    /// What it is now; for a deletion what it was last, at the deletion's revision.
+    pub now: Arc<Stored>,
+    pub before: Option<Arc<Stored>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// The changes after the asked revision are no longer all known; `oldest` is the first revision that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    pub asked: u64,
+    pub oldest: u64,
+}
+
+pub(super) struct History {
+    changes: VecDeque<Arc<Change>>,
+    /// Every change after this revision is in `changes`.
+    floor: u64,
+    /// Carries the revision of the newest change.
+    wake: watch::Sender<u64>,
+}
+
+/// One watcher's place in the history of a kind.
+pub struct Subscription {
+    state: Arc<RwLock<State>>,
+    resource: Arc<str>,
+    position: u64,
+    wake: watch::Receiver<u64>,
+}
+
+impl History {
+    pub(super) fn starting_at(revision: u64) -> Self {
+        Self { changes: VecDeque::new(), floor: revision, wake: watch::Sender::new(revision) }
+    }
+
+    pub(super) fn push(&mut self, change: Arc<Change>) {
+        if self.changes.len() == LENGTH
+            && let Some(oldest) = self.changes.pop_front()
+        {
+            self.floor = oldest.now.revision;
+        }
+        self.changes.push_back(change);
+    }
+
+    /// Tells the watchers, once for any number of changes; those of other kinds sleep on.
+    pub(super) fn announce(&self) {
+        let Some(newest) = self.changes.back().map(|change| change.now.revision) else { return };
+        self.wake.send_if_modified(|told| std::mem::replace(told, newest) != newest);
+    }
+
+    fn check(&self, revision: u64) -> Result<(), Compacted> {
+        if revision < self.floor { Err(Compacted { asked: revision, oldest: self.floor }) } else { Ok(()) }
+    }
+
+    fn after(&self, revision: u64) -> Result<impl Iterator<Item = &Arc<Change>>, Compacted> {
+        self.check(revision)?;
+        let start = self.changes.partition_point(|change| change.now.revision <= revision);
+        Ok(self.changes.range(start..))
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(
+        state: Arc<RwLock<State>>,
+        resource: Arc<str>,
+        revision: u64,
+    ) -> Result<Self, Compacted> {
+        let wake = {
+            let state = read(&state);
+            let Some(history) = state.histories.get(&resource) else {
+                return Err(Compacted { asked: revision, oldest: state.revision });
+            };
+            // A revision from the future was given out by a store that is gone: nothing here continues it.
+            if revision > state.revision {
+                return Err(Compacted { asked: revision, oldest: state.revision });
+            }
+            history.check(revision)?;
+            history.wake.subscribe()
+        };
+        Ok(Self { state, resource, position: revision, wake })
+    }
+
+    /// The next changes, at least one, in order; waits for them.
+    pub async fn next(&mut self) -> Result<Vec<Arc<Change>>, Compacted> {
+        loop {
+            self.wake.mark_unchanged();
+            let changes: Vec<_> = {
+                let state = read(&self.state);
+                match state.histories.get(&self.resource) {
+                    Some(history) => history.after(self.position)?.cloned().collect(),
+                    None => Vec::new(),
+                }
+            };
+            if let Some(last) = changes.last() {
+                self.position = last.now.revision;
+                return Ok(changes);
+            }
+            if self.wake.changed().await.is_err() {
+                // The store is gone with the process; there is nothing to wait for.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// A revision up to which this watcher has seen everything: that of the store, when nothing of the kind is newer
+    /// than what it has read.
+    pub fn progress(&mut self) -> u64 {
+        let state = read(&self.state);
+        if let Some(history) = state.histories.get(&self.resource)
+            && history.changes.back().is_none_or(|newest| newest.now.revision <= self.position)
+        {
+            self.position = self.position.max(state.revision);
+        }
+        self.position
+    }
+}

@@ -1,0 +1,163 @@
+//! Names, labels and annotations.
+
+use serde_json::Value;
+
+use crate::apiserver::object::Object;
+use crate::apiserver::status::FieldErrors;
+
+/// Says what is wrong with a name, or nothing.
+pub type Rule = fn(&str) -> Option<String>;
+
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
+                     start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for \
+                     validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
+                          alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
+                          'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
+                         '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
+                         for validation is \
+                         '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
+                         with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for \
+                         validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+                           '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
+                           'my_value',  or '12345', regex used for validation is \
+                           '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// Bytes of all annotations of one object together.
+const MOST_ANNOTATION_BYTES: usize = 256 * 1024;
+
+fn too_long(name: &str, most: usize) -> Option<String> {
+    (name.len() > most).then(|| format!("must be no more than {most} characters"))
+}
+
+fn is_label(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+}
+
+pub fn dns_label(name: &str) -> Option<String> {
+    too_long(name, 63).or_else(|| (!is_label(name)).then(|| LABEL.to_owned()))
+}
+
+/// Services: their names become DNS labels that must not start with a digit.
+pub fn dns_1035_label(name: &str) -> Option<String> {
+    let valid = is_label(name) && name.starts_with(|first: char| first.is_ascii_lowercase());
+    too_long(name, 63).or_else(|| (!valid).then(|| LABEL_1035.to_owned()))
+}
+
+pub fn dns_subdomain(name: &str) -> Option<String> {
+    too_long(name, 253).or_else(|| (!name.split('.').all(is_label)).then(|| SUBDOMAIN.to_owned()))
+}
+
+/// A label key's last part, or a label's value: letters, digits, `-`, `_`, `.`, alphanumeric at both ends.
+fn is_word(word: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = word.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// Keys of labels and annotations, finalizers: `[prefix/]name`.
+pub fn qualified_name(key: &str) -> Option<String> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    if let Some(prefix) = prefix {
+        if prefix.is_empty() {
+            return Some("prefix part must be non-empty".to_owned());
+        }
+        if let Some(wrong) = dns_subdomain(prefix) {
+            return Some(format!("prefix part {wrong}"));
+        }
+    }
+    if name.is_empty() {
+        Some("name part must be non-empty".to_owned())
+    } else if let Some(wrong) = too_long(name, 63) {
+        Some(format!("name part {wrong}"))
+    } else {
+        (!is_word(name)).then(|| QUALIFIED.to_owned())
+    }
+}
+
+pub fn label_value(value: &str) -> Option<String> {
+    too_long(value, 63).or_else(|| (!value.is_empty() && !is_word(value)).then(|| LABEL_VALUE.to_owned()))
+}
+
+/// The metadata that every kind has.
+pub fn metadata(object: &Value, rule: Rule, errors: &mut FieldErrors) {
+    let name = object.name();
+    if name.is_empty() {
+        errors.required("metadata.name", "name or generateName is required");
+    } else if let Some(wrong) = rule(name) {
+        errors.invalid("metadata.name", name, &wrong);
+    }
+    let Some(meta) = object.meta() else { return };
+    if let Some(labels) = meta.get("labels").and_then(Value::as_object) {
+        for (key, value) in labels {
+            if let Some(wrong) = qualified_name(key) {
+                errors.invalid("metadata.labels", key.as_str(), &wrong);
+            }
+            if let Some((value, wrong)) = value.as_str().and_then(|value| Some((value, label_value(value)?))) {
+                errors.invalid("metadata.labels", value, &wrong);
+            }
+        }
+    }
+    if let Some(annotations) = meta.get("annotations").and_then(Value::as_object) {
+        let mut bytes = 0;
+        for (key, value) in annotations {
+            bytes += key.len() + value.as_str().map_or(0, str::len);
+            if let Some(wrong) = qualified_name(&key.to_lowercase()) {
+                errors.invalid("metadata.annotations", key.as_str(), &wrong);
+            }
+        }
+        if bytes > MOST_ANNOTATION_BYTES {
+            let detail = format!("may not be more than {MOST_ANNOTATION_BYTES} bytes");
+            errors.too_long("metadata.annotations", &detail);
+        }
+    }
+    for finalizer in object.finalizers() {
+        if let Some(wrong) = qualified_name(finalizer) {
+            errors.invalid("metadata.finalizers", finalizer, &wrong);
+        }
+    }
+}
+
+/// What a change of metadata may not do.
+pub fn metadata_update(object: &Value, old: &Value, errors: &mut FieldErrors) {
+    if !old.is_deleting() {
+        return;
+    }
+    let known = old.finalizers();
+    let new: Vec<_> = object.finalizers().into_iter().filter(|finalizer| !known.contains(finalizer)).collect();
+    if !new.is_empty() {
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            new.iter().map(|finalizer| format!("\"{finalizer}\"")).collect::<Vec<_>>().join(", ")
+        );
+        errors.forbidden("metadata.finalizers", &detail);
+    }
+}
+
+/// A container port's name (IANA service name).
+pub fn port_name(name: &str) -> Option<String> {
+    let allowed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if name.len() > 15 {
+        Some("must be no more than 15 characters".to_owned())
+    } else if !allowed || name.is_empty() {
+        Some("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned())
+    } else if !name.bytes().any(|b| b.is_ascii_lowercase()) {
+        Some("must contain at least one letter (a-z)".to_owned())
+    } else if name.contains("--") {
+        Some("must not contain consecutive hyphens".to_owned())
+    } else {
+        (name.starts_with('-') || name.ends_with('-')).then(|| "must not begin or end with a hyphen".to_owned())
+    }
+}
