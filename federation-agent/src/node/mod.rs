@@ -1,5 +1,7 @@
 //! The agent of one node: watches the Federation API, probes, plans and keeps the data plane true.
 
+pub mod interfaces;
+
 use anyhow::Result;
 use clap::Args as ClapArgs;
 

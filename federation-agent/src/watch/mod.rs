@@ -13,7 +13,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     api::{Cluster, FederatedService, marks::CLUSTER_LABEL},
@@ -29,11 +29,17 @@ use view::{Observed, View};
 /// Changes that are ready at the same moment become one snapshot, at most this many of them.
 const CHANGES_AT_ONCE: usize = 1024;
 
-/// Keeps `federation` true until nobody listens any more.
+/// The federation from now on, until nobody listens any more.
 ///
-/// Its first value comes when all kinds have been listed once, the next ones as they change. Where the API does
-/// not answer, the last known federation stands while the watches try again, ever more slowly.
-pub async fn watch(client: Client, federation: watch::Sender<Option<Arc<Federation>>>) {
+/// The first value comes when all kinds have been listed once, the next ones as they change. Where the API does not
+/// answer, the last known federation stands while the watches try again, ever more slowly.
+pub fn watch(client: Client) -> watch::Receiver<Option<Arc<Federation>>> {
+    let (federation, receiver) = watch::channel(None);
+    tokio::spawn(follow(client, federation));
+    receiver
+}
+
+async fn follow(client: Client, federation: watch::Sender<Option<Arc<Federation>>>) {
     let mut changes = observe(&client).ready_chunks(CHANGES_AT_ONCE);
     let mut view = View::default();
     loop {
@@ -47,13 +53,6 @@ pub async fn watch(client: Client, federation: watch::Sender<Option<Arc<Federati
             view.apply(change);
         }
         if let Some(snapshot) = view.take_changed() {
-            if federation.borrow().is_none() {
-                info!(
-                    clusters = snapshot.clusters.len(),
-                    services = snapshot.services.len(),
-                    "the federation is known"
-                );
-            }
             federation.send_replace(Some(snapshot));
         }
     }

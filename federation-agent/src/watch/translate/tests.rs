@@ -136,7 +136,7 @@ fn an_endpoint_is_as_ready_as_its_conditions_say() {
         (json!({ "ready": true, "serving": false, "terminating": true }), Readiness::Ready),
     ] {
         let endpoints = json!([{ "addresses": ["10.8.0.1"], "conditions": conditions }]);
-        let slice = endpoint_slice(&slice("IPv4", json!([]), endpoints)).unwrap().value;
+        let slice = endpoint_slice(&slice("IPv4", &json!([]), &endpoints)).unwrap().value;
         assert_eq!(slice.endpoints.first().unwrap().readiness, expected, "{conditions}");
     }
 }
@@ -145,8 +145,8 @@ fn an_endpoint_is_as_ready_as_its_conditions_say() {
 fn a_slice_brings_the_endpoints_of_one_shard() {
     let translated = endpoint_slice(&slice(
         "IPv6",
-        json!([{ "port": 8080 }, { "name": "any" }, { "name": "s", "port": 1, "protocol": "SCTP" }]),
-        json!([
+        &json!([{ "port": 8080 }, { "name": "any" }, { "name": "s", "port": 1, "protocol": "SCTP" }]),
+        &json!([
             { "addresses": ["fd00:8::1", "fd00:8::2"], "nodeName": "node-1", "zone": "europe-west1-d" },
             { "addresses": ["10.8.0.1"] },
             { "addresses": [] },
@@ -179,7 +179,7 @@ fn a_slice_brings_the_endpoints_of_one_shard() {
 
 #[test]
 fn a_slice_that_belongs_nowhere_is_refused() {
-    let whole = || serde_json::to_value(slice("IPv4", json!([]), json!([]))).unwrap();
+    let whole = || serde_json::to_value(slice("IPv4", &json!([]), &json!([]))).unwrap();
     let without = |pointer: &str, member: &str| {
         let mut object = whole();
         object.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(member);
@@ -197,7 +197,7 @@ fn a_slice_that_belongs_nowhere_is_refused() {
     }
 }
 
-fn slice(address_type: &str, ports: Value, endpoints: Value) -> discovery::v1::EndpointSlice {
+fn slice(address_type: &str, ports: &Value, endpoints: &Value) -> discovery::v1::EndpointSlice {
     from_value(json!({
         "metadata": {
             "name": "europe-west1-d-my-service",

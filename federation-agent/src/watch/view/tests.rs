@@ -10,14 +10,12 @@ fn there_is_no_federation_before_every_kind_is_listed() {
     for observed in [
         listed([cluster("a")], Observed::Cluster),
         listed([service("s", 80)], Observed::Service),
-        listed([federated("s", json!({}))], Observed::FederatedService),
+        listed([federated("s", &json!({}))], Observed::FederatedService),
     ] {
-        observed.into_iter().for_each(|event| view.apply(event));
+        apply(&mut view, observed);
         assert_eq!(view.take_changed(), None);
     }
-    listed([slice("1", "s", "a", &["10.8.0.1"])], Observed::EndpointSlice)
-        .into_iter()
-        .for_each(|event| view.apply(event));
+    apply(&mut view, listed([slice("1", "s", "a", &["10.8.0.1"])], Observed::EndpointSlice));
     let federation = view.take_changed().expect("all kinds are listed");
     assert_eq!(federation.clusters.keys().map(ClusterName::as_str).collect::<Vec<_>>(), ["a"]);
     assert_eq!(addresses(&federation, "s", "a"), ["10.8.0.1"]);
@@ -35,7 +33,7 @@ fn a_change_of_one_service_leaves_the_others_as_they_are() {
     let mut view = synced(
         [cluster("a")],
         [service("s", 80), service("t", 80)],
-        [federated("s", json!({})), federated("t", json!({}))],
+        [federated("s", &json!({})), federated("t", &json!({}))],
         [],
     );
     let before = view.take_changed().unwrap();
@@ -47,9 +45,9 @@ fn a_change_of_one_service_leaves_the_others_as_they_are() {
 
 #[test]
 fn an_event_that_changes_nothing_makes_no_snapshot() {
-    let mut view = synced([cluster("a")], [service("s", 80)], [federated("s", json!({}))], []);
+    let mut view = synced([cluster("a")], [service("s", 80)], [federated("s", &json!({}))], []);
     view.take_changed().unwrap();
-    let mut reported = federated("s", json!({}));
+    let mut reported = federated("s", &json!({}));
     reported.status.as_mut().unwrap().shard_summary = Some("1/1".into());
     view.apply(Observed::FederatedService(Event::Apply(reported)));
     view.apply(Observed::Cluster(Event::Apply(cluster("a"))));
@@ -61,12 +59,12 @@ fn a_service_needs_both_objects_and_a_vip() {
     let mut view = synced([cluster("a")], [service("s", 80)], [], []);
     assert!(view.take_changed().unwrap().services.is_empty());
 
-    let mut fresh = federated("s", json!({}));
+    let mut fresh = federated("s", &json!({}));
     fresh.status = None;
     view.apply(Observed::FederatedService(Event::Apply(fresh)));
     assert_eq!(view.take_changed(), None);
 
-    view.apply(Observed::FederatedService(Event::Apply(federated("s", json!({})))));
+    view.apply(Observed::FederatedService(Event::Apply(federated("s", &json!({})))));
     assert!(view.take_changed().unwrap().services.contains_key(&key("s")));
 
     view.apply(Observed::Service(Event::Delete(service("s", 80))));
@@ -78,7 +76,7 @@ fn what_vanished_while_the_watch_was_down_is_gone_after_the_next_listing() {
     let mut view = synced(
         [cluster("a")],
         [service("s", 80)],
-        [federated("s", json!({}))],
+        [federated("s", &json!({}))],
         [slice("1", "s", "a", &["10.8.0.1"]), slice("2", "s", "a", &["10.8.0.2"])],
     );
     assert_eq!(addresses(&view.take_changed().unwrap(), "s", "a"), ["10.8.0.1", "10.8.0.2"]);
@@ -95,7 +93,7 @@ fn a_slice_that_changes_its_service_leaves_the_first_one() {
     let mut view = synced(
         [cluster("a")],
         [service("s", 80), service("t", 80)],
-        [federated("s", json!({})), federated("t", json!({}))],
+        [federated("s", &json!({})), federated("t", &json!({}))],
         [slice("1", "s", "a", &["10.8.0.1"])],
     );
     view.take_changed().unwrap();
@@ -108,7 +106,7 @@ fn a_slice_that_changes_its_service_leaves_the_first_one() {
 #[test]
 fn a_shard_appears_and_goes_with_its_cluster() {
     let mut view =
-        synced([], [service("s", 80)], [federated("s", json!({}))], [slice("1", "s", "a", &["10.8.0.1"])]);
+        synced([], [service("s", 80)], [federated("s", &json!({}))], [slice("1", "s", "a", &["10.8.0.1"])]);
     assert!(view.take_changed().unwrap().services[&key("s")].shards.is_empty());
     view.apply(Observed::Cluster(Event::Apply(cluster("a"))));
     assert_eq!(addresses(&view.take_changed().unwrap(), "s", "a"), ["10.8.0.1"]);
@@ -122,7 +120,7 @@ fn weights_are_those_of_the_federated_service() {
     let mut view = synced(
         [cluster("a"), cluster("b")],
         [service("s", 80)],
-        [federated("s", weights)],
+        [federated("s", &weights)],
         [slice("1", "s", "a", &["10.8.0.1"]), slice("2", "s", "b", &["10.9.0.1"])],
     );
     let federation = view.take_changed().unwrap();
@@ -139,7 +137,7 @@ fn an_address_in_two_slices_serves_the_ports_of_both_and_is_as_ready_as_the_bett
     let mut view = synced(
         [cluster("a")],
         [service("s", 80)],
-        [federated("s", json!({}))],
+        [federated("s", &json!({}))],
         [slice("1", "s", "a", &["10.8.0.1"]), metrics],
     );
     let federation = view.take_changed().unwrap();
@@ -155,7 +153,7 @@ fn an_address_in_two_slices_serves_the_ports_of_both_and_is_as_ready_as_the_bett
 
 #[test]
 fn an_object_without_meaning_is_as_good_as_absent() {
-    let mut view = synced([cluster("a")], [service("s", 80)], [federated("s", json!({}))], []);
+    let mut view = synced([cluster("a")], [service("s", 80)], [federated("s", &json!({}))], []);
     let federation = view.take_changed().unwrap();
     assert_eq!(federation.services[&key("s")].vips[&Scope::Nearest].len(), 1);
     let mut nowhere = cluster("a");
@@ -171,13 +169,17 @@ fn synced<const A: usize, const B: usize, const C: usize, const D: usize>(
     slices: [discovery::EndpointSlice; D],
 ) -> View {
     let mut view = View::default();
-    listed(clusters, Observed::Cluster)
-        .into_iter()
-        .chain(listed(services, Observed::Service))
-        .chain(listed(federated, Observed::FederatedService))
-        .chain(listed(slices, Observed::EndpointSlice))
-        .for_each(|event| view.apply(event));
+    apply(&mut view, listed(clusters, Observed::Cluster));
+    apply(&mut view, listed(services, Observed::Service));
+    apply(&mut view, listed(federated, Observed::FederatedService));
+    apply(&mut view, listed(slices, Observed::EndpointSlice));
     view
+}
+
+fn apply(view: &mut View, events: Vec<Observed>) {
+    for event in events {
+        view.apply(event);
+    }
 }
 
 fn listed<K, const N: usize>(objects: [K; N], observed: fn(Event<K>) -> Observed) -> Vec<Observed> {
@@ -208,7 +210,7 @@ fn service(name: &str, port: u16) -> core::Service {
     object(json!({ "metadata": { "name": name, "namespace": "n" }, "spec": { "ports": [{ "port": port }] } }))
 }
 
-fn federated(name: &str, spec: Value) -> api::FederatedService {
+fn federated(name: &str, spec: &Value) -> api::FederatedService {
     object(json!({
         "metadata": { "name": name, "namespace": "n" },
         "spec": spec,
