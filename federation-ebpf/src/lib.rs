@@ -1,2 +1,17 @@
-//! What the kernel programs and the agent share.
+//! What the kernel programs and the agent share: the shapes of maps, and packet code that knows nothing of aya.
+//!
+//! Everything here is `no_std` and compiled twice, for the kernel and for the host, where tests run it. The programs,
+//! in `main.rs` and beside it, only glue it to contexts and maps.
 #![no_std]
+
+pub mod address;
+pub mod checksum;
+pub mod filter;
+pub mod hash;
+pub mod maps;
+pub mod outcome;
+pub mod packet;
+pub mod tcp;
+
+#[cfg(test)]
+extern crate std;

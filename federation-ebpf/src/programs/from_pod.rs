@@ -1,0 +1,28 @@
+//! A pod speaks: to a VIP, or to anybody else.
+
+use aya_ebpf::programs::TcContext;
+use federation_ebpf::{outcome::Outcome, packet};
+
+use super::{
+    flow::{self, Reach},
+    maps::{Family as _, V4},
+    skb::{self, End, Skb},
+};
+
+#[inline(always)]
+pub fn outcome(ctx: &TcContext) -> Outcome {
+    let skb = Skb(ctx);
+    let Some(ip) = packet::ipv4(&skb) else { return Outcome::NotOurs };
+    if !V4::is_vip(ip.dst_addr) {
+        return Outcome::NotOurs;
+    }
+    translate(&skb).unwrap_or_else(|refusal| refusal)
+}
+
+#[inline(always)]
+fn translate(skb: &Skb<'_>) -> Result<Outcome, Outcome> {
+    let packet = skb.transport()?;
+    let (outcome, to) = flow::forward::<V4>(&packet, skb.len(), Reach::Anywhere)?;
+    skb::rewrite(skb, &packet, End::Destination, &to)?;
+    Ok(outcome)
+}
