@@ -71,7 +71,12 @@ impl Identity {
     }
 
     /// Refuses what the identity may not do with the target.
-    pub fn authorize(self, method: &Method, target: &Target, parameters: &Parameters) -> Result<(), ApiError> {
+    pub fn authorize(
+        self,
+        method: &Method,
+        target: &Target,
+        parameters: &Parameters,
+    ) -> Result<(), ApiError> {
         let is_read = *method == Method::GET || *method == Method::HEAD;
         if self == Self::Administrator || (is_read && !target.kind.is(&kinds::SECRET)) {
             return Ok(());
@@ -90,8 +95,11 @@ impl Identity {
             (true, namespace) if !namespace.is_empty() => format!("in the namespace \"{namespace}\""),
             _ => "at the cluster scope".to_owned(),
         };
-        let resource =
-            if target.is_status { format!("{}/status", target.kind.plural) } else { target.kind.plural.to_owned() };
+        let resource = if target.is_status {
+            format!("{}/status", target.kind.plural)
+        } else {
+            target.kind.plural.to_owned()
+        };
         let why = format!(
             "User \"{}\" cannot {verb} resource \"{resource}\" in API group \"{}\" {place}",
             self.user(),
@@ -102,7 +110,13 @@ impl Identity {
 }
 
 /// A kubeconfig with one context, named `context`.
-pub fn kubeconfig(context: &str, server: SocketAddr, ca_pem: &str, identity: Identity, token: &str) -> Result<String> {
+pub fn kubeconfig(
+    context: &str,
+    server: SocketAddr,
+    ca_pem: &str,
+    identity: Identity,
+    token: &str,
+) -> Result<String> {
     let user = identity.user();
     let config = json!({
         "apiVersion": "v1",

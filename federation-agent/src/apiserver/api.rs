@@ -169,8 +169,11 @@ impl Change {
                     uid: Some(stored.object.uid().to_owned()),
                     ..StatusDetails::default()
                 };
-                let status =
-                    Status { status: Some("Success".to_owned()), details: Some(details), ..Status::default() };
+                let status = Status {
+                    status: Some("Success".to_owned()),
+                    details: Some(details),
+                    ..Status::default()
+                };
                 axum::Json(status).into_response()
             }
         })
@@ -201,7 +204,11 @@ impl Change {
     }
 
     fn delete_options(&self) -> Result<DeleteOptions, ApiError> {
-        if self.body.is_empty() { Ok(DeleteOptions::default()) } else { request::decode(&self.headers, &self.body) }
+        if self.body.is_empty() {
+            Ok(DeleteOptions::default())
+        } else {
+            request::decode(&self.headers, &self.body)
+        }
     }
 
     fn options(&self) -> Result<Options, ApiError> {
@@ -231,7 +238,8 @@ impl Change {
     }
 
     fn is_dry_run(&self, in_body: &[String]) -> Result<bool, ApiError> {
-        let asked = in_body.iter().chain(std::iter::once(&self.parameters.dry_run)).filter(|value| !value.is_empty());
+        let asked =
+            in_body.iter().chain(std::iter::once(&self.parameters.dry_run)).filter(|value| !value.is_empty());
         let asked: Vec<_> = asked.collect();
         match asked.iter().find(|value| **value != "All") {
             Some(other) => Err(ApiError::bad_request(format!(

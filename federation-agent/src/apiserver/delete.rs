@@ -39,8 +39,9 @@ impl Preconditions {
         let object = &stored.object;
         let compare = |what: &str, wanted: &Option<String>, found: &str| match wanted {
             Some(wanted) if wanted != found => {
-                let why =
-                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                let why = format!(
+                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                );
                 Err(ApiError::conflict(kind, object.name(), &why))
             }
             _ => Ok(()),

@@ -74,7 +74,8 @@ async fn group(Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
 }
 
 fn resources(group: &str, version: &str) -> Result<Json<Value>, ApiError> {
-    let kinds: Vec<_> = KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    let kinds: Vec<_> =
+        KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
     let first = kinds.first().ok_or_else(ApiError::no_such_path)?;
     let resources: Vec<_> = kinds.iter().flat_map(|kind| resource(kind)).collect();
     Ok(Json(json!({

@@ -134,7 +134,9 @@ async fn create_initial_namespaces(store: &Store) -> Result<()> {
         now: object::now(),
     };
     let created = store.write(move |transaction| {
-        namespaces::INITIAL.into_iter().try_for_each(|name| write::create_if_absent(transaction, name, &options))
+        namespaces::INITIAL
+            .into_iter()
+            .try_for_each(|name| write::create_if_absent(transaction, name, &options))
     });
     created.await.map_err(|refusal| anyhow!("make the first namespaces: {refusal}"))
 }

@@ -13,7 +13,11 @@ use super::store::{Key, Stored, Transaction};
 pub const INITIAL: [&str; 3] = ["default", "kube-system", crate::api::SYSTEM_NAMESPACE];
 
 /// Refuses a new object where its namespace does not exist or is going.
-pub fn admit_new_content(transaction: &Transaction<'_>, target: &Target, object: &Value) -> Result<(), ApiError> {
+pub fn admit_new_content(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    object: &Value,
+) -> Result<(), ApiError> {
     if !target.kind.namespaced {
         return Ok(());
     }
@@ -59,9 +63,13 @@ pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) -> Result<(
 /// Removes a namespace that is going once nothing is left in it.
 pub fn forget_if_empty(transaction: &mut Transaction<'_>, name: &str) {
     let key = Key::new(&NAMESPACE, "", name);
-    let Some(namespace) = transaction.get(&key).filter(|namespace| namespace.object.is_deleting()) else { return };
+    let Some(namespace) = transaction.get(&key).filter(|namespace| namespace.object.is_deleting()) else {
+        return;
+    };
     let mut kinds = KINDS.into_iter().filter(|kind| kind.namespaced);
-    if namespace.object.finalizers().is_empty() && kinds.all(|kind| transaction.list(kind, Some(name)).is_empty()) {
+    if namespace.object.finalizers().is_empty()
+        && kinds.all(|kind| transaction.list(kind, Some(name)).is_empty())
+    {
         transaction.remove(key, namespace.object.clone());
     }
 }

@@ -41,7 +41,8 @@ async fn index() -> Json<Value> {
     let paths: Map<_, _> = group_versions()
         .into_iter()
         .map(|(group, version)| {
-            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            let path =
+                if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             let url = format!("/openapi/v3/{path}?hash={}", env!("CARGO_PKG_VERSION"));
             (path, json!({ "serverRelativeURL": url }))
         })
@@ -50,7 +51,8 @@ async fn index() -> Json<Value> {
 }
 
 fn v3(group: &str, version: &str) -> Result<Json<Value>, ApiError> {
-    let kinds: Vec<_> = KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    let kinds: Vec<_> =
+        KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
     if kinds.is_empty() {
         return Err(ApiError::no_such_path());
     }
@@ -68,9 +70,11 @@ fn gvk(kind: &Kind) -> Value {
 
 /// The kinds' schemas and all that they refer to, by name.
 fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value> {
-    let settings = SchemaSettings::openapi3().with(|settings| settings.definitions_path = definitions_path.into());
+    let settings =
+        SchemaSettings::openapi3().with(|settings| settings.definitions_path = definitions_path.into());
     let mut generator = SchemaGenerator::new(settings);
-    let names: Vec<_> = kinds.iter().map(|kind| (*kind, reference_name(&(kind.schema)(&mut generator)))).collect();
+    let names: Vec<_> =
+        kinds.iter().map(|kind| (*kind, reference_name(&(kind.schema)(&mut generator)))).collect();
     generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
     let mut schemas = generator.take_definitions(true);
     for (kind, name) in names {

@@ -16,15 +16,18 @@ use super::store::{Key, Store, Stored};
 use super::table;
 use super::watch::{self, Encoder};
 
-pub fn get(store: &Store, target: &Target, form: Form, parameters: &Parameters) -> Result<Response, ApiError> {
+pub fn get(
+    store: &Store,
+    target: &Target,
+    form: Form,
+    parameters: &Parameters,
+) -> Result<Response, ApiError> {
     require_reached(store, parameters)?;
     let key = Key::new(target.kind, &target.namespace, &target.name);
     let stored = store.get(&key).ok_or_else(|| ApiError::not_found(target.kind, &target.name))?;
     Ok(match form {
         Form::Json => json_response(stored.text.clone().into()),
-        Form::Metadata(version) => {
-            json_response(table::partial(&stored.object, version).to_string().into())
-        }
+        Form::Metadata(version) => json_response(table::partial(&stored.object, version).to_string().into()),
         Form::Table(version) => {
             let meta = json!({ "resourceVersion": stored.revision.to_string() });
             let table = table::render(target.kind, &[stored], version, &parameters.include_object, meta);
@@ -41,7 +44,12 @@ struct Continue {
     name: String,
 }
 
-pub fn list(store: &Store, target: &Target, form: Form, parameters: &Parameters) -> Result<Response, ApiError> {
+pub fn list(
+    store: &Store,
+    target: &Target,
+    form: Form,
+    parameters: &Parameters,
+) -> Result<Response, ApiError> {
     require_reached(store, parameters)?;
     let kind = target.kind;
     let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
@@ -96,7 +104,8 @@ pub fn list(store: &Store, target: &Target, form: Form, parameters: &Parameters)
 /// The items' text as it is stored, with a list around it.
 fn list_text(target: &Target, items: &[Arc<Stored>], meta: &Value) -> Body {
     let kind = target.kind;
-    let head = json!({ "apiVersion": kind.api_version(), "kind": format!("{}List", kind.kind), "metadata": meta });
+    let head =
+        json!({ "apiVersion": kind.api_version(), "kind": format!("{}List", kind.kind), "metadata": meta });
     let mut text = head.to_string().into_bytes();
     text.pop();
     text.reserve(items.iter().map(|item| item.text.len() + 1).sum::<usize>() + 16);
@@ -112,7 +121,12 @@ fn list_text(target: &Target, items: &[Arc<Stored>], meta: &Value) -> Body {
 }
 
 /// A stream of events: what is there where the request names no revision, then every change.
-pub fn watch(store: &Store, target: &Target, form: Form, parameters: &Parameters) -> Result<Response, ApiError> {
+pub fn watch(
+    store: &Store,
+    target: &Target,
+    form: Form,
+    parameters: &Parameters,
+) -> Result<Response, ApiError> {
     let kind = target.kind;
     let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
     if parameters.send_initial_events && parameters.resource_version_match != "NotOlderThan" {

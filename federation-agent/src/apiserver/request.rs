@@ -39,7 +39,9 @@ impl Target {
         let (namespace, plural, rest) = match rest {
             // A namespace's own subresources, and not a kind inside of it.
             ["namespaces", _, "status"] => ("", "namespaces", &rest[1..]),
-            ["namespaces", namespace, plural, rest @ ..] if !namespace.is_empty() => (*namespace, *plural, rest),
+            ["namespaces", namespace, plural, rest @ ..] if !namespace.is_empty() => {
+                (*namespace, *plural, rest)
+            }
             [plural, rest @ ..] => ("", *plural, rest),
             [] => return None,
         };
@@ -50,9 +52,9 @@ impl Target {
             [name, "status"] if kind.has_status() => (*name, true),
             _ => return None,
         };
-        let fits = if kind.namespaced { name.is_empty() || !namespace.is_empty() } else { namespace.is_empty() };
-        let target =
-            Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), is_status };
+        let fits =
+            if kind.namespaced { name.is_empty() || !namespace.is_empty() } else { namespace.is_empty() };
+        let target = Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), is_status };
         fits.then_some(target)
     }
 
@@ -138,10 +140,7 @@ impl Form {
         if accept.trim().is_empty() {
             return Ok(Self::Json);
         }
-        accept
-            .split(',')
-            .find_map(Self::parse)
-            .ok_or_else(|| ApiError::not_acceptable(&["application/json"]))
+        accept.split(',').find_map(Self::parse).ok_or_else(|| ApiError::not_acceptable(&["application/json"]))
     }
 
     fn parse(range: &str) -> Option<Self> {
@@ -180,7 +179,9 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 /// A body in JSON or, where its media type says so, in YAML.
 pub fn decode<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, ApiError> {
     let malformed = |error: &dyn std::fmt::Display| {
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {JSON}): {error}"))
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {JSON}): {error}"
+        ))
     };
     match media_type(headers) {
         JSON | JSON_PATCH | MERGE_PATCH | STRATEGIC_PATCH => {

@@ -79,7 +79,8 @@ impl Requirement {
     fn parse(term: &str) -> Result<Self, String> {
         let key = |key: &str| {
             let key = key.trim();
-            names::qualified_name(key).map_or(Ok(key.to_owned()), |wrong| Err(format!("key \"{key}\": {wrong}")))
+            names::qualified_name(key)
+                .map_or(Ok(key.to_owned()), |wrong| Err(format!("key \"{key}\": {wrong}")))
         };
         let value = |value: &str| {
             let value = value.trim();
@@ -88,13 +89,18 @@ impl Requirement {
         };
         let number = |value: &str| {
             let value = value.trim();
-            value.parse().map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer, not \"{value}\""))
+            value.parse().map_err(|_| {
+                format!("for 'Gt', 'Lt' operators, the value must be an integer, not \"{value}\"")
+            })
         };
         if let Some(list) = term.strip_suffix(')') {
-            let (head, list) = list.split_once('(').ok_or_else(|| format!("found ')' without '(' in \"{term}\""))?;
+            let (head, list) =
+                list.split_once('(').ok_or_else(|| format!("found ')' without '(' in \"{term}\""))?;
             let values = list.split(',').map(value).collect::<Result<_, _>>()?;
-            let (name, operator) =
-                head.trim().rsplit_once(char::is_whitespace).ok_or_else(|| format!("no operator in \"{term}\""))?;
+            let (name, operator) = head
+                .trim()
+                .rsplit_once(char::is_whitespace)
+                .ok_or_else(|| format!("no operator in \"{term}\""))?;
             return match operator {
                 "in" => Ok(Self::In(key(name)?, values)),
                 "notin" => Ok(Self::NotIn(key(name)?, values)),

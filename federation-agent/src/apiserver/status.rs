@@ -152,7 +152,8 @@ impl ApiError {
     }
 
     pub fn modified(kind: &Kind, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, why)
     }
 
@@ -167,8 +168,11 @@ impl ApiError {
             [one] => one.clone(),
             all => format!("[{}]", all.join(", ")),
         };
-        let qualified =
-            if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
+        let qualified = if kind.group.is_empty() {
+            kind.kind.to_owned()
+        } else {
+            format!("{}.{}", kind.kind, kind.group)
+        };
         let causes = errors.0.into_iter().map(StatusCause::from).collect();
         let message = format!("{qualified} \"{name}\" is invalid: {faults}");
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(kind, name);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -25,13 +25,15 @@ pub struct Tls {
 
 impl Tls {
     pub fn open(data_dir: &Path, listen: IpAddr) -> Result<Self> {
-        let key_pem = files::read_or_create(&data_dir.join("ca.key"), || Ok(KeyPair::generate()?.serialize_pem()))?;
+        let key_pem =
+            files::read_or_create(&data_dir.join("ca.key"), || Ok(KeyPair::generate()?.serialize_pem()))?;
         let ca_key = KeyPair::from_pem(&key_pem).with_context(|| {
             let path = data_dir.join("ca.key");
             format!("{} is no private key in PEM: remove it and ca.crt to have new ones made", path.display())
         })?;
         let authority = authority();
-        let ca_pem = files::read_or_create(&data_dir.join("ca.crt"), || Ok(authority.self_signed(&ca_key)?.pem()))?;
+        let ca_pem =
+            files::read_or_create(&data_dir.join("ca.crt"), || Ok(authority.self_signed(&ca_key)?.pem()))?;
 
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.push(listen.to_string());
@@ -51,7 +53,10 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .context("choose TLS versions")?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
             .context("use the serving certificate")?;
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { server: Arc::new(server), ca_pem })

@@ -150,7 +150,8 @@ fn prune_unknown(
     old: Option<&Stored>,
     options: &Options,
 ) -> Result<Vec<String>, ApiError> {
-    let admitted = (kind.admit)(config, old.map(|old| &old.object)).map_err(|refusal| undecodable(kind, &refusal.0))?;
+    let admitted =
+        (kind.admit)(config, old.map(|old| &old.object)).map_err(|refusal| undecodable(kind, &refusal.0))?;
     let warnings = judge_unknown(kind, &admitted.unknown_fields, options)?;
     if !admitted.unknown_fields.is_empty() {
         retain_known(config, &admitted.object);
@@ -238,7 +239,9 @@ fn store_new(
     let kind = target.kind;
     namespaces::admit_new_content(transaction, target, &object)?;
     let meta = object.meta_mut();
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"]
+    {
         meta.shift_remove(field);
     }
     meta.insert("uid".to_owned(), new_uid().into());
@@ -397,7 +400,13 @@ fn owner(target: &Target, operation: Operation, options: &Options) -> Owner {
 }
 
 /// Writes down who owns what now.
-fn own(target: &Target, old: Option<&Value>, mut object: Value, ownership: Ownership, options: &Options) -> Value {
+fn own(
+    target: &Target,
+    old: Option<&Value>,
+    mut object: Value,
+    ownership: Ownership,
+    options: &Options,
+) -> Value {
     let shape = Shape::of(target.kind.kind);
     let managers = match ownership {
         Ownership::OfChanges(operation) => {
@@ -434,7 +443,11 @@ fn new_uid() -> String {
 }
 
 /// The namespace kinds that a new store starts with.
-pub fn create_if_absent(transaction: &mut Transaction<'_>, name: &str, options: &Options) -> Result<(), ApiError> {
+pub fn create_if_absent(
+    transaction: &mut Transaction<'_>,
+    name: &str,
+    options: &Options,
+) -> Result<(), ApiError> {
     let kind = &kinds::NAMESPACE;
     if transaction.get(&Key::new(kind, "", name)).is_some() {
         return Ok(());

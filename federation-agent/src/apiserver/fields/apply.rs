@@ -88,7 +88,9 @@ fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let stated = fields.iter().filter(|(_, value)| !value.is_null());
-            Value::Object(stated.map(|(name, value)| (name.clone(), without_nulls(value))).collect::<Map<_, _>>())
+            Value::Object(
+                stated.map(|(name, value)| (name.clone(), without_nulls(value))).collect::<Map<_, _>>(),
+            )
         }
         Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
         other => other.clone(),

@@ -143,7 +143,14 @@ impl Managers {
 
     /// After a write other than apply: `owner` owns what it changed.
     #[must_use]
-    pub fn after_update(self, old: Option<&Value>, new: &Value, owner: &Owner, now: &Value, shape: Shape) -> Self {
+    pub fn after_update(
+        self,
+        old: Option<&Value>,
+        new: &Value,
+        owner: &Owner,
+        now: &Value,
+        shape: Shape,
+    ) -> Self {
         let before = old.map(|old| Leaves::of(old, shape)).unwrap_or_default();
         let after = Leaves::of(new, shape);
         let changed = after.changed_since(&before).without(&system_fields());
@@ -199,7 +206,13 @@ impl Entry {
         let key = |entry: &Self| {
             let owner = &entry.owner;
             let time = entry.time.as_str().unwrap_or_default().to_owned();
-            (owner.operation, time, owner.manager.clone(), owner.api_version.clone(), owner.subresource.clone())
+            (
+                owner.operation,
+                time,
+                owner.manager.clone(),
+                owner.api_version.clone(),
+                owner.subresource.clone(),
+            )
         };
         key(self).cmp(&key(other))
     }

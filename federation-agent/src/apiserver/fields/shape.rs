@@ -60,8 +60,7 @@ const NODE: &[(&str, Rule)] = &[
 ];
 
 const NAMESPACE: &[(&str, Rule)] = &[("status.conditions", Rule::Keyed(&[by("type")]))];
-const DATA: &[(&str, Rule)] =
-    &[("data", Rule::Map), ("stringData", Rule::Map), ("binaryData", Rule::Map)];
+const DATA: &[(&str, Rule)] = &[("data", Rule::Map), ("stringData", Rule::Map), ("binaryData", Rule::Map)];
 const EVENT: &[(&str, Rule)] = &[("involvedObject", Rule::Atomic), ("related", Rule::Atomic)];
 
 impl Shape {

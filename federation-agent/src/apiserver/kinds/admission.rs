@@ -46,7 +46,8 @@ pub fn admit<T: Admission>(object: &Value, old: Option<&Value>) -> Result<Admitt
 fn decode<T: DeserializeOwned>(object: &Value, mut unknown: impl FnMut(String)) -> Result<T, Refusal> {
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(object, &mut track);
-    let decoded = serde_ignored::deserialize(deserializer, |path| unknown(bracket_indices(&path.to_string())));
+    let decoded =
+        serde_ignored::deserialize(deserializer, |path| unknown(bracket_indices(&path.to_string())));
     decoded.map_err(|error| Refusal(format!("{}: {error}", track.path())))
 }
 

@@ -53,7 +53,11 @@ pub enum Status {
 
 impl Kind {
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// The plural with its group, as messages and the store name it: `services`, `leases.coordination.k8s.io`.

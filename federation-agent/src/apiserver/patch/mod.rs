@@ -31,9 +31,12 @@ impl Patch {
             STRATEGIC_PATCH if !is_ours => request::decode_object(headers, body).map(Self::Strategic),
             APPLY_PATCH => request::decode_object(headers, body).map(Self::Apply),
             _ if is_ours => Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY_PATCH])),
-            _ => {
-                Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]))
-            }
+            _ => Err(ApiError::unsupported_media_type(&[
+                JSON_PATCH,
+                MERGE_PATCH,
+                STRATEGIC_PATCH,
+                APPLY_PATCH,
+            ])),
         }
     }
 

@@ -51,7 +51,12 @@ fn merge_value(kind: &Kind, path: &str, value: &mut Value, patch: &Value) -> Res
     }
 }
 
-fn merge_object(kind: &Kind, path: &str, value: &mut Value, patch: &Map<String, Value>) -> Result<(), ApiError> {
+fn merge_object(
+    kind: &Kind,
+    path: &str,
+    value: &mut Value,
+    patch: &Map<String, Value>,
+) -> Result<(), ApiError> {
     match patch.get("$patch").and_then(Value::as_str) {
         None | Some("merge") => {}
         Some("replace") => {
@@ -126,7 +131,9 @@ fn merge_list(
                 let place = items.iter().position(|item| item.get(key) == Some(id));
                 match (place, directive) {
                     (_, Some("delete")) => items.retain(|item| item.get(key) != Some(id)),
-                    (Some(index), _) => merge_value(kind, path_of_item(path).as_str(), &mut items[index], item)?,
+                    (Some(index), _) => {
+                        merge_value(kind, path_of_item(path).as_str(), &mut items[index], item)?
+                    }
                     (None, _) => {
                         let mut new = Value::Null;
                         merge_value(kind, path_of_item(path).as_str(), &mut new, item)?;
@@ -147,7 +154,9 @@ fn path_of_item(path: &str) -> String {
 /// Items named in `order` come in that order, the others stay behind those that they followed.
 fn reorder(items: &mut Vec<Value>, order: &[Value], how: Option<Merge>) {
     let place = |item: &Value| match how {
-        Some(Merge::Key(key)) => order.iter().position(|one| one.get(key).is_some() && one.get(key) == item.get(key)),
+        Some(Merge::Key(key)) => {
+            order.iter().position(|one| one.get(key).is_some() && one.get(key) == item.get(key))
+        }
         _ => order.iter().position(|one| one == item),
     };
     let mut after = 0;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Error, Result, anyhow};
-use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+};
 use serde_json::Value;
 
 use super::{Change, ChangeKind, Key, Stored};
@@ -47,7 +49,9 @@ impl Disk {
             match format {
                 None => drop(numbers.insert(FORMAT, CURRENT_FORMAT)?),
                 Some(CURRENT_FORMAT) => {}
-                Some(newer) => return Err(anyhow!("it has format {newer}, this agent reads {CURRENT_FORMAT}")),
+                Some(newer) => {
+                    return Err(anyhow!("it has format {newer}, this agent reads {CURRENT_FORMAT}"));
+                }
             }
             write.open_table(OBJECTS)?;
         }
@@ -95,10 +99,7 @@ fn decode(text: &[u8]) -> Result<Stored> {
 }
 
 fn damaged(path: &Path) -> String {
-    format!(
-        "cannot use the store {}: move it away to start empty, or put back a copy of it",
-        path.display()
-    )
+    format!("cannot use the store {}: move it away to start empty, or put back a copy of it", path.display())
 }
 
 fn explain(error: DatabaseError, path: &Path) -> Error {

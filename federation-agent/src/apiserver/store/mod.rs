@@ -79,8 +79,10 @@ impl Store {
     pub fn open(data_dir: &Path) -> Result<(Self, oneshot::Receiver<()>)> {
         let (disk, contents) = disk::Disk::open(&data_dir.join("store.redb"))?;
         let revision = contents.revision;
-        let histories =
-            kinds::KINDS.iter().map(|kind| (kind.qualified().into(), History::starting_at(revision))).collect();
+        let histories = kinds::KINDS
+            .iter()
+            .map(|kind| (kind.qualified().into(), History::starting_at(revision)))
+            .collect();
         let objects = contents.objects.into_iter().collect();
         let state = Arc::new(RwLock::new(State { revision, objects, histories }));
         let (jobs, queue) = mpsc::channel(writer::QUEUE);

@@ -20,7 +20,8 @@ pub fn custom<T: CustomResourceExt + 'static>() -> Columns {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     built.entry(TypeId::of::<T>()).or_insert_with(|| {
         let versions = T::crd().spec.versions;
-        let printed = versions.into_iter().flat_map(|version| version.additional_printer_columns.unwrap_or_default());
+        let printed =
+            versions.into_iter().flat_map(|version| version.additional_printer_columns.unwrap_or_default());
         let name = Column {
             name: "Name".to_owned(),
             sort: "string",

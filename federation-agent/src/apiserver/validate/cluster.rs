@@ -10,12 +10,18 @@ impl Admission for Cluster {
     fn validate(&self, _old: Option<&Self>, errors: &mut FieldErrors) {
         let spec = &self.spec;
         let server: Option<http::Uri> = spec.server.parse().ok();
-        let is_https = server.as_ref().is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some());
+        let is_https =
+            server.as_ref().is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some());
         if !is_https {
-            errors.invalid("spec.server", spec.server.as_str(), "must be an https URL, like https://203.0.113.7:6443");
+            errors.invalid(
+                "spec.server",
+                spec.server.as_str(),
+                "must be an https URL, like https://203.0.113.7:6443",
+            );
         }
         if spec.credentials_ref.name.is_empty() {
-            errors.required("spec.credentialsRef.name", "the Secret in federation-system with the credentials");
+            errors
+                .required("spec.credentialsRef.name", "the Secret in federation-system with the credentials");
         }
         if spec.region.is_empty() {
             errors.required("spec.region", "");

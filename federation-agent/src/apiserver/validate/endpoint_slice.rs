@@ -80,9 +80,14 @@ impl Parts for EndpointSlice {
                 errors.duplicate(&format!("ports[{index}].name"), name);
             }
             if let Some(number) = port.port.filter(|number| !(1..=65_535).contains(number)) {
-                errors.invalid(&format!("ports[{index}].port"), number, "must be between 1 and 65535, inclusive");
+                errors.invalid(
+                    &format!("ports[{index}].port"),
+                    number,
+                    "must be between 1 and 65535, inclusive",
+                );
             }
-            if let Some(protocol) = port.protocol.as_deref().filter(|protocol| !PROTOCOLS.contains(protocol)) {
+            if let Some(protocol) = port.protocol.as_deref().filter(|protocol| !PROTOCOLS.contains(protocol))
+            {
                 errors.unsupported(&format!("ports[{index}].protocol"), protocol, &PROTOCOLS);
             }
         }

@@ -105,7 +105,8 @@ pub fn metadata(object: &Value, rule: Rule, errors: &mut FieldErrors) {
             if let Some(wrong) = qualified_name(key) {
                 errors.invalid("metadata.labels", key.as_str(), &wrong);
             }
-            if let Some((value, wrong)) = value.as_str().and_then(|value| Some((value, label_value(value)?))) {
+            if let Some((value, wrong)) = value.as_str().and_then(|value| Some((value, label_value(value)?)))
+            {
                 errors.invalid("metadata.labels", value, &wrong);
             }
         }
@@ -136,7 +137,8 @@ pub fn metadata_update(object: &Value, old: &Value, errors: &mut FieldErrors) {
         return;
     }
     let known = old.finalizers();
-    let new: Vec<_> = object.finalizers().into_iter().filter(|finalizer| !known.contains(finalizer)).collect();
+    let new: Vec<_> =
+        object.finalizers().into_iter().filter(|finalizer| !known.contains(finalizer)).collect();
     if !new.is_empty() {
         let detail = format!(
             "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
@@ -158,6 +160,7 @@ pub fn port_name(name: &str) -> Option<String> {
     } else if name.contains("--") {
         Some("must not contain consecutive hyphens".to_owned())
     } else {
-        (name.starts_with('-') || name.ends_with('-')).then(|| "must not begin or end with a hyphen".to_owned())
+        (name.starts_with('-') || name.ends_with('-'))
+            .then(|| "must not begin or end with a hyphen".to_owned())
     }
 }

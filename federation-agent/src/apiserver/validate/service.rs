@@ -37,7 +37,9 @@ impl Admission for Service {
         }
         for port in spec.ports.iter_mut().flatten() {
             port.protocol.get_or_insert_with(|| "TCP".to_owned());
-            if matches!(&port.target_port, None | Some(IntOrString::Int(0))) && !spec.cluster_ip.is_none_string() {
+            if matches!(&port.target_port, None | Some(IntOrString::Int(0)))
+                && !spec.cluster_ip.is_none_string()
+            {
                 port.target_port = Some(IntOrString::Int(port.port));
             }
         }
@@ -75,8 +77,18 @@ impl Admission for Service {
         one_of("spec.type", spec.type_.as_deref(), &TYPES, errors);
         one_of("spec.sessionAffinity", spec.session_affinity.as_deref(), &AFFINITIES, errors);
         one_of("spec.ipFamilyPolicy", spec.ip_family_policy.as_deref(), &FAMILY_POLICIES, errors);
-        one_of("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &TRAFFIC_POLICIES, errors);
-        one_of("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref(), &TRAFFIC_POLICIES, errors);
+        one_of(
+            "spec.internalTrafficPolicy",
+            spec.internal_traffic_policy.as_deref(),
+            &TRAFFIC_POLICIES,
+            errors,
+        );
+        one_of(
+            "spec.externalTrafficPolicy",
+            spec.external_traffic_policy.as_deref(),
+            &TRAFFIC_POLICIES,
+            errors,
+        );
         one_of("spec.trafficDistribution", spec.traffic_distribution.as_deref(), &DISTRIBUTIONS, errors);
         affinity(spec, errors);
         families(spec, errors);
@@ -206,7 +218,8 @@ fn immutable_cluster_ip(spec: &ServiceSpec, old: &ServiceSpec, errors: &mut Fiel
     }
     if let Some(before) = set(old).filter(|before| set(spec).as_ref() != Some(before)) {
         let now = spec.cluster_ips.clone().unwrap_or_default();
-        let detail = if before == "None" { "may not change once set" } else { "primary clusterIP can not be unset" };
+        let detail =
+            if before == "None" { "may not change once set" } else { "primary clusterIP can not be unset" };
         errors.invalid("spec.clusterIPs[0]", now.first().cloned().unwrap_or_default(), detail);
     }
 }

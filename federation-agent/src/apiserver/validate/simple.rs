@@ -43,7 +43,8 @@ impl Admission for ConfigMap {
         data_keys("data", self.data.iter().flatten().map(|(key, _)| key), errors);
         data_keys("binaryData", self.binary_data.iter().flatten().map(|(key, _)| key), errors);
         let Some(old) = old else { return };
-        let differs = old.data != self.data || old.binary_data != self.binary_data || self.immutable != Some(true);
+        let differs =
+            old.data != self.data || old.binary_data != self.binary_data || self.immutable != Some(true);
         if old.immutable == Some(true) && differs {
             errors.forbidden("data", "field is immutable when `immutable` is set");
         }
@@ -54,7 +55,8 @@ fn data_keys<'a>(field: &str, keys: impl Iterator<Item = &'a String>, errors: &m
     const RULE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. \
                         'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
     for key in keys {
-        let is_word = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let is_word =
+            !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !is_word || key == "." || key == ".." || key.len() > 253 {
             errors.invalid(&format!("{field}[{key}]"), key.as_str(), RULE);
         }

@@ -1,0 +1,106 @@
+//! Which parts of `SLOTS` are taken: contiguous slices, one a table.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// First fit over what is free. Sizes are few (primes near powers of two), so that holes fit again.
+#[derive(Debug, Default)]
+pub(super) struct Slices {
+    /// Offset to length, never two that touch.
+    free: BTreeMap<u32, u32>,
+    taken: BTreeMap<u32, u32>,
+}
+
+impl Slices {
+    pub(super) fn new(size: u32) -> Self {
+        Self { free: BTreeMap::from([(0, size)]), taken: BTreeMap::new() }
+    }
+
+    /// The offset of a slice of `size` slots.
+    ///
+    /// # Errors
+    /// No hole is large enough.
+    pub(super) fn take(&mut self, size: u32) -> Result<u32> {
+        let hole = self.free.iter().find(|(_, length)| **length >= size);
+        let (offset, _) =
+            hole.with_context(|| format!("the data plane has no room for a table of {size} slots"))?;
+        let offset = *offset;
+        self.claim(offset, size)?;
+        Ok(offset)
+    }
+
+    /// Takes exactly these slots.
+    ///
+    /// # Errors
+    /// Some of them are taken.
+    pub(super) fn claim(&mut self, offset: u32, size: u32) -> Result<()> {
+        let hole = self.free.range(..=offset).next_back().map(|(start, length)| (*start, *length));
+        let (start, length) = hole.with_context(|| format!("slot {offset} is taken"))?;
+        ensure!(start + length >= offset + size, "some of the slots {offset} to {} are taken", offset + size);
+        self.free.remove(&start);
+        if start < offset {
+            self.free.insert(start, offset - start);
+        }
+        if offset + size < start + length {
+            self.free.insert(offset + size, start + length - offset - size);
+        }
+        self.taken.insert(offset, size);
+        Ok(())
+    }
+
+    /// Frees the slice at `offset`.
+    pub(super) fn give_back(&mut self, offset: u32) {
+        let Some(size) = self.taken.remove(&offset) else { return };
+        let (mut start, mut end) = (offset, offset + size);
+        if let Some(length) = self.free.remove(&end) {
+            end += length;
+        }
+        if let Some((before, length)) =
+            self.free.range(..offset).next_back().map(|(start, length)| (*start, *length))
+            && before + length == offset
+        {
+            self.free.remove(&before);
+            start = before;
+        }
+        self.free.insert(start, end - start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_taken_cannot_be_claimed() {
+        let mut slices = Slices::new(100);
+        slices.claim(10, 20).unwrap();
+        assert!(slices.claim(29, 1).is_err());
+        assert!(slices.claim(5, 10).is_err());
+        slices.claim(30, 70).unwrap();
+        assert!(slices.take(11).is_err());
+        assert_eq!(slices.take(10).unwrap(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn slices_never_overlap_and_all_room_comes_back(steps in prop::collection::vec((1_u32..50, any::<bool>()), 1..80)) {
+            let mut slices = Slices::new(1000);
+            let mut held: Vec<(u32, u32)> = Vec::new();
+            for (size, give) in steps {
+                if give && !held.is_empty() {
+                    slices.give_back(held.remove(size as usize % held.len()).0);
+                } else if let Ok(offset) = slices.take(size) {
+                    prop_assert!(held.iter().all(|(o, s)| offset + size <= *o || o + s <= offset));
+                    held.push((offset, size));
+                }
+            }
+            for (offset, _) in held {
+                slices.give_back(offset);
+            }
+            prop_assert_eq!(slices.take(1000).unwrap(), 0);
+        }
+    }
+}

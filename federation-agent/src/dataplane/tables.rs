@@ -1,0 +1,421 @@
+//! What the maps shall hold, and in which order they get there. Pure: the maps themselves are elsewhere.
+//!
+//! Two rules make every single write safe while packets flow. A frontend's new table is complete before the one entry
+//! that names it is replaced; and what a packet may still hold (a slice of slots, a backend's id) rests before it is
+//! used again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use federation_ebpf::{
+    filter::{self, Bit},
+    maps::{self, Affinity, Backend, BackendPlace, BackendState, Frontend, FrontendKey, Protocol},
+};
+
+use super::slices::Slices;
+use crate::{
+    model,
+    plan::{self, Plan, maglev},
+};
+
+type BackendValue = Backend<[u8; 4]>;
+type FrontendName = FrontendKey<[u8; 4]>;
+
+/// How long a slice of slots rests: packets that still read it have left long before.
+const SLICE_REST: Duration = Duration::from_secs(1);
+
+/// How long a backend that no plan names rests before its id may name another.
+pub(super) const BACKEND_REST: Duration = Duration::from_secs(600);
+
+/// One write to one map. Carried out in order, each leaves the maps fit for packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    Backend { id: u32, value: BackendValue },
+    Filter { word: u32, bits: u64 },
+    Slots { offset: u32, ids: Vec<u32> },
+    Frontend { key: FrontendName, value: Frontend },
+    RemoveFrontend { key: FrontendName },
+}
+
+/// Identity of a backend: the data plane sends there.
+type Identity = (SocketAddrV4, model::Protocol);
+
+/// What the maps hold by now.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    seed: u64,
+    backends: BTreeMap<Identity, Entry>,
+    /// Backends that no plan names, longest first, with the time they were left.
+    resting: VecDeque<(Duration, Identity)>,
+    /// Ids that have rested; the next generation is in their values.
+    free_backends: Vec<Entry>,
+    next_backend: u32,
+    frontends: BTreeMap<plan::Frontend, Holding>,
+    free_frontends: Vec<u32>,
+    next_frontend: u32,
+    slices: Slices,
+    resting_slices: VecDeque<(Duration, u32)>,
+    filter: BTreeMap<u32, u64>,
+    clusters: BTreeMap<model::ClusterName, u16>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u32,
+    value: BackendValue,
+}
+
+#[derive(Debug)]
+struct Holding {
+    value: Frontend,
+    /// What its table was made of; unknown of a table that another agent made.
+    made_of: Option<BTreeMap<Identity, u32>>,
+}
+
+impl Tables {
+    /// `seed` is the federation's: every node makes the same tables of the same set.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, next_backend: 1, slices: Slices::new(maps::SLOTS as u32), ..Self::default() }
+    }
+
+    /// Takes over what the maps of an agent before this one hold.
+    pub(super) fn adopt(
+        &mut self,
+        backends: impl IntoIterator<Item = (u32, BackendValue)>,
+        frontends: impl IntoIterator<Item = (FrontendName, Frontend)>,
+        filter: impl IntoIterator<Item = (u32, u64)>,
+        now: Duration,
+    ) -> Result<()> {
+        for (id, value) in backends {
+            let protocol = model_protocol(value.protocol);
+            let identity = (SocketAddrV4::new(value.address.into(), value.port), protocol);
+            self.next_backend = self.next_backend.max(id + 1);
+            if value.state == BackendState::Unused {
+                self.free_backends.push(Entry { id, value });
+                continue;
+            }
+            self.resting.push_back((now, identity));
+            self.backends.insert(identity, Entry { id, value });
+        }
+        for (key, value) in frontends {
+            if value.size > 0 {
+                self.slices
+                    .claim(value.offset, value.size)
+                    .context("adopt the tables of the agent before")?;
+            }
+            self.next_frontend = self.next_frontend.max(value.id + 1);
+            let frontend = plan::Frontend {
+                vip: IpAddr::from(key.address),
+                protocol: model_protocol(key.protocol),
+                port: key.port,
+            };
+            self.frontends.insert(frontend, Holding { value, made_of: None });
+        }
+        let held: BTreeSet<u32> = self.frontends.values().map(|holding| holding.value.id).collect();
+        self.free_frontends = (0..self.next_frontend).filter(|id| !held.contains(id)).collect();
+        self.filter.extend(filter);
+        Ok(())
+    }
+
+    /// The writes that lead from what the maps hold to `plan`. `now` is of any clock that only rises; `in_use` tells
+    /// which backend ids have live flows and is asked only when ids run out.
+    ///
+    /// # Errors
+    /// A map is too small for the plan.
+    pub(super) fn follow(
+        &mut self,
+        plan: &Plan,
+        now: Duration,
+        in_use: impl FnOnce() -> Result<BTreeSet<u32>>,
+    ) -> Result<Vec<Write>> {
+        self.release_slices(now);
+        let mut writes = Vec::new();
+        self.mark_dead(plan, &mut writes);
+        self.reclaim_backends(plan, now, in_use, &mut writes)?;
+        let named = self.admit_backends(plan, &mut writes)?;
+        self.flip_frontends(plan, now, &mut writes)?;
+        self.retire_backends(plan, &named, now, &mut writes);
+        Ok(writes)
+    }
+
+    /// First of all: from here on no program chooses them, whatever its table says.
+    fn mark_dead(&mut self, plan: &Plan, writes: &mut Vec<Write>) {
+        for identity in plan.dead.iter().filter_map(identity) {
+            if let Some(entry) = self.backends.get_mut(&identity) {
+                entry.set_state(BackendState::Dead, writes);
+            }
+        }
+    }
+
+    /// Makes room for new backends among those that rest, if fresh ids do not suffice.
+    fn reclaim_backends(
+        &mut self,
+        plan: &Plan,
+        now: Duration,
+        in_use: impl FnOnce() -> Result<BTreeSet<u32>>,
+        writes: &mut Vec<Write>,
+    ) -> Result<()> {
+        let wanted: BTreeSet<Identity> = targets(plan).filter_map(|(backend, _)| identity(backend)).collect();
+        let new = wanted.iter().filter(|identity| !self.backends.contains_key(identity)).count();
+        if self.next_backend as usize + new <= maps::BACKENDS {
+            return Ok(());
+        }
+        let in_use = in_use()?;
+        let backends = &self.backends;
+        let (gone, kept) = self.resting.drain(..).partition::<VecDeque<_>, _>(|(since, identity)| {
+            let live = backends.get(identity).is_none_or(|entry| in_use.contains(&entry.id));
+            now.saturating_sub(*since) >= BACKEND_REST && !live && !wanted.contains(identity)
+        });
+        self.resting = kept;
+        for (_, identity) in gone {
+            if let Some(mut entry) = self.backends.remove(&identity) {
+                entry.value.generation = entry.value.generation.wrapping_add(1);
+                entry.set_state(BackendState::Unused, writes);
+                self.free_backends.push(entry);
+            }
+        }
+        self.rebuild_filter(writes);
+        Ok(())
+    }
+
+    /// Every backend that a target names becomes known and active; their identities.
+    fn admit_backends(&mut self, plan: &Plan, writes: &mut Vec<Write>) -> Result<BTreeSet<Identity>> {
+        let mut named = BTreeSet::new();
+        for (backend, _) in targets(plan) {
+            let Some(identity) = identity(backend) else { continue };
+            if !named.insert(identity) {
+                continue;
+            }
+            let cluster = self.cluster_number(&backend.cluster);
+            let place = if backend.local { BackendPlace::Local } else { BackendPlace::Remote };
+            if !self.backends.contains_key(&identity) {
+                let entry = self.new_backend(identity)?;
+                self.set_filter(filter::bit(entry.value.address, entry.value.port), writes);
+                self.backends.insert(identity, entry);
+            }
+            let entry = self.backends.get_mut(&identity).expect("just made sure of");
+            let value = BackendValue { cluster, place, state: BackendState::Active, ..entry.value };
+            if entry.value != value {
+                entry.value = value;
+                writes.push(Write::Backend { id: entry.id, value });
+            }
+        }
+        self.resting.retain(|(_, identity)| !named.contains(identity));
+        Ok(named)
+    }
+
+    fn new_backend(&mut self, (address, protocol): Identity) -> Result<Entry> {
+        let (id, generation) = match self.free_backends.pop() {
+            Some(entry) => (entry.id, entry.value.generation),
+            None => (self.next_backend, 1),
+        };
+        if id == self.next_backend {
+            anyhow::ensure!(
+                (id as usize) < maps::BACKENDS,
+                "the federation has more than {} backends, for which the data plane has no room",
+                maps::BACKENDS - 1
+            );
+            self.next_backend += 1;
+        }
+        let value = BackendValue {
+            address: address.ip().octets(),
+            generation,
+            port: address.port(),
+            cluster: 0,
+            state: BackendState::Unused,
+            place: BackendPlace::Remote,
+            protocol: kernel_protocol(protocol),
+            reserved: 0,
+        };
+        Ok(Entry { id, value })
+    }
+
+    fn flip_frontends(&mut self, plan: &Plan, now: Duration, writes: &mut Vec<Write>) -> Result<()> {
+        for (frontend, target) in &plan.frontends {
+            let Some(key) = key(frontend) else { continue };
+            let made_of: BTreeMap<Identity, u32> = target
+                .backends
+                .iter()
+                .filter_map(|(backend, weight)| Some((identity(backend)?, *weight)))
+                .collect();
+            let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
+            let before = self.frontends.get(frontend);
+            if let Some(before) = before
+                && before.made_of.as_ref() == Some(&made_of)
+                && before.value.affinity == affinity
+            {
+                continue;
+            }
+            let old = before.map(|before| before.value);
+            let id = match old {
+                Some(old) => old.id,
+                None => self.new_frontend_id()?,
+            };
+            let ids = self.table(target);
+            let size = u32::try_from(ids.len()).context("size of a table")?;
+            let offset = if size == 0 { 0 } else { self.slices.take(size)? };
+            let value = Frontend { id, offset, size, affinity, reserved: [0; 3] };
+            if size > 0 {
+                writes.push(Write::Slots { offset, ids });
+            }
+            writes.push(Write::Frontend { key, value });
+            self.frontends.insert(*frontend, Holding { value, made_of: Some(made_of) });
+            self.rest_slice(old, now);
+        }
+        let gone: Vec<_> =
+            self.frontends.keys().filter(|f| !plan.frontends.contains_key(f)).copied().collect();
+        for frontend in gone {
+            let Some(holding) = self.frontends.remove(&frontend) else { continue };
+            writes.extend(key(&frontend).map(|key| Write::RemoveFrontend { key }));
+            self.free_frontends.push(holding.value.id);
+            self.rest_slice(Some(holding.value), now);
+        }
+        Ok(())
+    }
+
+    fn new_frontend_id(&mut self) -> Result<u32> {
+        if let Some(id) = self.free_frontends.pop() {
+            return Ok(id);
+        }
+        let id = self.next_frontend;
+        anyhow::ensure!(
+            (id as usize) < maps::FRONTENDS,
+            "the federation has more than {} VIPs and ports, for which the data plane has no room",
+            maps::FRONTENDS
+        );
+        self.next_frontend += 1;
+        Ok(id)
+    }
+
+    /// The ids in the slots of a target's table.
+    fn table(&self, target: &plan::Target) -> Vec<u32> {
+        let named: Vec<(String, u32, u32)> = target
+            .backends
+            .iter()
+            .filter_map(|(backend, weight)| {
+                let entry = self.backends.get(&identity(backend)?)?;
+                Some((format!("{}/{}", backend.cluster, backend.address), *weight, entry.id))
+            })
+            .collect();
+        let weighted: Vec<_> = named.iter().map(|(name, weight, _)| (name.as_str(), *weight)).collect();
+        maglev::table(&weighted, self.seed).into_iter().map(|index| named[index as usize].2).collect()
+    }
+
+    /// Backends that no target names any more drain, unless they are dead, and rest.
+    fn retire_backends(
+        &mut self,
+        plan: &Plan,
+        named: &BTreeSet<Identity>,
+        now: Duration,
+        writes: &mut Vec<Write>,
+    ) {
+        let dead: BTreeSet<Identity> = plan.dead.iter().filter_map(identity).collect();
+        let resting: BTreeSet<Identity> = self.resting.iter().map(|(_, identity)| *identity).collect();
+        for (identity, entry) in &mut self.backends {
+            if named.contains(identity) {
+                continue;
+            }
+            if !dead.contains(identity) {
+                entry.set_state(BackendState::Draining, writes);
+            }
+            if !resting.contains(identity) {
+                self.resting.push_back((now, *identity));
+            }
+        }
+    }
+
+    fn rest_slice(&mut self, frontend: Option<Frontend>, now: Duration) {
+        if let Some(Frontend { offset, size: 1.., .. }) = frontend {
+            self.resting_slices.push_back((now, offset));
+        }
+    }
+
+    fn release_slices(&mut self, now: Duration) {
+        while let Some((since, offset)) = self.resting_slices.front().copied()
+            && now.saturating_sub(since) >= SLICE_REST
+        {
+            self.slices.give_back(offset);
+            self.resting_slices.pop_front();
+        }
+    }
+
+    fn set_filter(&mut self, Bit { word, mask }: Bit, writes: &mut Vec<Write>) {
+        let bits = self.filter.entry(word).or_default();
+        if *bits & mask == 0 {
+            *bits |= mask;
+            writes.push(Write::Filter { word, bits: *bits });
+        }
+    }
+
+    /// Clears the bits of backends that are gone.
+    fn rebuild_filter(&mut self, writes: &mut Vec<Write>) {
+        let mut filter: BTreeMap<u32, u64> = self.filter.keys().map(|word| (*word, 0)).collect();
+        for entry in self.backends.values() {
+            let Bit { word, mask } = filter::bit(entry.value.address, entry.value.port);
+            *filter.entry(word).or_default() |= mask;
+        }
+        for (word, bits) in &filter {
+            if self.filter.get(word) != Some(bits) {
+                writes.push(Write::Filter { word: *word, bits: *bits });
+            }
+        }
+        self.filter = filter;
+    }
+
+    /// Numbers of clusters are for people who read the maps; they live as long as the agent.
+    fn cluster_number(&mut self, name: &model::ClusterName) -> u16 {
+        let next = u16::try_from(self.clusters.len() + 1).unwrap_or(u16::MAX);
+        *self.clusters.entry(name.clone()).or_insert(next)
+    }
+}
+
+impl Entry {
+    fn set_state(&mut self, state: BackendState, writes: &mut Vec<Write>) {
+        if self.value.state != state {
+            self.value.state = state;
+            writes.push(Write::Backend { id: self.id, value: self.value });
+        }
+    }
+}
+
+fn targets(plan: &Plan) -> impl Iterator<Item = (&plan::Backend, &u32)> {
+    plan.frontends.values().flat_map(|target| &target.backends)
+}
+
+/// `None` for IPv6, for which there are no maps yet.
+fn identity(backend: &plan::Backend) -> Option<Identity> {
+    match backend.address {
+        SocketAddr::V4(address) => Some((address, backend.protocol)),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+fn key(frontend: &plan::Frontend) -> Option<FrontendName> {
+    match frontend.vip {
+        IpAddr::V4(vip) => {
+            Some(FrontendKey::new(Ipv4Addr::octets(&vip), frontend.port, kernel_protocol(frontend.protocol)))
+        }
+        IpAddr::V6(_) => None,
+    }
+}
+
+pub(super) fn kernel_protocol(protocol: model::Protocol) -> Protocol {
+    match protocol {
+        model::Protocol::Tcp => Protocol::Tcp,
+        model::Protocol::Udp => Protocol::Udp,
+    }
+}
+
+pub(super) fn model_protocol(protocol: Protocol) -> model::Protocol {
+    match protocol {
+        Protocol::Tcp => model::Protocol::Tcp,
+        Protocol::Udp => model::Protocol::Udp,
+    }
+}
+
+#[cfg(test)]
+mod tests;
