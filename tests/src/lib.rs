@@ -1,1 +1,7 @@
-//! The lab.
+//! What demo, tests and benchmarks share: the lab, and a whole federation running in it.
+//!
+//! [`lab`] is a small world of network namespaces with power cuts and delays; it knows nothing of Kubernetes.
+//! [`federation`] fills it with the real processes. [`client`] asks as a user's program would.
+
+pub mod client;
+pub mod lab;

@@ -1,0 +1,43 @@
+//! The server in a lab's pods: says over HTTP and UDP which pod of which cluster it is.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, routing::get};
+use clap::Parser;
+use tokio::net::{TcpListener, UdpSocket};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Name of the cluster
+    cluster: String,
+    /// Name of the pod
+    pod: String,
+    /// Port to listen on, for both protocols
+    port: u16,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let Arguments { cluster, pod, port } = Arguments::parse();
+    let names = format!("{cluster} {pod}\n");
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}/TCP"))?;
+    let socket = UdpSocket::bind(address).await.with_context(|| format!("listen on {address}/UDP"))?;
+
+    let page = names.clone();
+    let http = axum::serve(listener, Router::new().route("/", get(async move || page)));
+    tokio::try_join!(async { http.await.context("serve HTTP") }, echo(&socket, &names))?;
+    Ok(())
+}
+
+/// Sends every datagram back behind the names.
+async fn echo(socket: &UdpSocket, names: &str) -> Result<()> {
+    let mut datagram = vec![0; usize::from(u16::MAX)];
+    loop {
+        let (length, sender) = socket.recv_from(&mut datagram).await.context("receive a datagram")?;
+        let answer = [names.as_bytes(), &datagram[..length]].concat();
+        // A sender that is gone, or unreachable since its power was cut, is not this server's end.
+        let _ = socket.send_to(&answer, sender).await;
+    }
+}

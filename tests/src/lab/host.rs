@@ -1,0 +1,78 @@
+//! A host: a network namespace with an uplink to the backbone.
+
+use std::{
+    net::Ipv4Addr,
+    process::Command,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
+
+use super::{Core, Namespace, Process, backbone::Link};
+
+/// A machine of the lab. Clones are the same machine.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    namespace: Namespace,
+    uplink: Link,
+    /// Weak, since values of hosts may outlive the lab that they were part of.
+    core: Weak<Core>,
+}
+
+impl Host {
+    pub(super) fn new(core: &Arc<Core>, name: &str, delay: Option<Duration>) -> Result<Self> {
+        let namespace = Namespace::create(&format!("{}{name}", core.id.prefix()))?;
+        let uplink = Link::new(core, name, &namespace, delay)
+            .with_context(|| format!("link {name} to the backbone"))?;
+        let inner = Inner { name: name.to_owned(), namespace, uplink, core: Arc::downgrade(core) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.inner.namespace
+    }
+
+    /// The address on its uplink.
+    pub fn address(&self) -> Ipv4Addr {
+        self.inner.uplink.address()
+    }
+
+    /// Starts `command` (made by this host's namespace) as a process of the lab, with its output in the lab's logs.
+    pub fn spawn(&self, name: &str, command: Command) -> Result<Arc<Process>> {
+        self.core()?.spawn(name, command)
+    }
+
+    /// The link goes down at its far end: the rest of the world hears nothing more from this host.
+    pub fn power_off(&self) -> Result<()> {
+        self.inner.uplink.cut().with_context(|| format!("cut the power of {}", self.name()))
+    }
+
+    pub fn power_on(&self) -> Result<()> {
+        self.inner.uplink.restore().with_context(|| format!("give {} its power back", self.name()))
+    }
+
+    /// Sends whole checksums from now on. XDP programs see packets before a network card would have completed
+    /// them, so a sender whose packets they change must not leave the sum to the card.
+    pub fn complete_checksums(&self) -> Result<()> {
+        self.namespace().execute("ethtool", &["--offload", "eth0", "tx", "off"]).map(drop)
+    }
+
+    pub(super) fn announce(&self, range: Ipv4Net) -> Result<()> {
+        self.inner.uplink.announce(range).with_context(|| format!("route {range} to {}", self.name()))
+    }
+
+    pub(super) fn core(&self) -> Result<Arc<Core>> {
+        self.inner.core.upgrade().context("the lab is gone")
+    }
+}
