@@ -92,7 +92,7 @@ fn open(name: &str) -> Result<OwnedFd> {
 
 fn switch_on(end: &OwnedFd, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let length = size_of_val(&on) as libc::socklen_t;
+    let length = u32::try_from(size_of_val(&on)).map_err(io::Error::other)?;
     // SAFETY: the pointer and the length are those of one int that outlives the call.
     let set = unsafe {
         libc::setsockopt(end.as_raw_fd(), libc::SOL_PACKET, option, (&raw const on).cast(), length)

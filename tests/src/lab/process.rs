@@ -132,7 +132,6 @@ impl Process {
             Err(error) => format!("{error:#}"),
         };
         let tail = self.tail(lines).unwrap_or_else(|error| vec![format!("{error:#}")]);
-        let tail = tail.into_iter().map(|line| format!("    {line}\n")).collect::<String>();
-        format!("\n--- {} ({state})\n{tail}", self.name)
+        format!("\n--- {} ({state})\n    {}\n", self.name, tail.join("\n    "))
     }
 }

@@ -6,7 +6,6 @@
 use std::{
     fmt, fs,
     io::ErrorKind,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -80,16 +79,16 @@ pub fn remove(id: LabId) -> Result<bool> {
 /// What is named like a lab's, but belongs to no lab that is owned or kept.
 pub fn remains() -> Result<Remains> {
     let alive: Vec<_> =
-        labs()?.into_iter().filter(|lab| lab.owner != Owner::Nobody).map(|lab| lab.id).collect();
-    Remains::find(|id| id.is_none_or(|id| !alive.contains(&id)))
+        labs()?.into_iter().filter(|lab| lab.owner != Owner::Nobody).map(|lab| lab.id.to_string()).collect();
+    Remains::find(|number| !alive.iter().any(|alive| alive == number))
 }
 
 /// Removes everything that carries the lab's number, and gives the number back.
 pub fn clear(lease: Lease) -> Result<()> {
-    let id = lease.id();
+    let id = lease.id().to_string();
     let end = Instant::now() + GONE;
     loop {
-        let processes = marked_processes(|found| found == Some(id))?;
+        let processes = marked_processes(|number| number == id)?;
         if processes.is_empty() {
             break;
         }
@@ -103,7 +102,7 @@ pub fn clear(lease: Lease) -> Result<()> {
         std::thread::sleep(Duration::from_millis(2));
     }
     // Pins first: a program that is still attached goes with its namespace, a pinned link would stay.
-    let remains = Remains::find(|found| found == Some(id))?;
+    let remains = Remains::find(|number| number == id)?;
     for folder in &remains.pins {
         fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
     }
@@ -118,14 +117,14 @@ pub fn clear(lease: Lease) -> Result<()> {
 // === impl Remains ===
 
 impl Remains {
-    fn find(wanted: impl Fn(Option<LabId>) -> bool) -> Result<Self> {
+    fn find(wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let processes = marked_processes(&wanted)?;
         let mut namespaces: Vec<_> = names_in(namespace::FOLDER)?
             .into_iter()
-            .filter(|name| lab_of(name).is_some_and(&wanted))
+            .filter(|name| number_in(name).is_some_and(&wanted))
             .collect();
         let mut pins: Vec<_> =
-            names_in(BPF)?.into_iter().filter(|name| lab_of(name).is_some_and(&wanted)).collect();
+            names_in(BPF)?.into_iter().filter(|name| number_in(name).is_some_and(&wanted)).collect();
         namespaces.sort();
         pins.sort();
         let pins = pins.into_iter().map(|name| Path::new(BPF).join(name)).collect();
@@ -154,10 +153,9 @@ impl fmt::Display for Remains {
     }
 }
 
-/// For a name that begins with `fed-`: the lab, or `None` inside for what is no lab's number.
-fn lab_of(name: &str) -> Option<Option<LabId>> {
-    let rest = name.strip_prefix("fed-")?;
-    Some(rest.split('-').next().and_then(|number| number.parse().ok()))
+/// Where the number of a lab stands in a name of ours, whether it is one or not.
+fn number_in(name: &str) -> Option<&str> {
+    name.strip_prefix("fed-").and_then(|rest| rest.split('-').next())
 }
 
 fn names_in(folder: &str) -> Result<Vec<String>> {
@@ -174,7 +172,7 @@ fn names_in(folder: &str) -> Result<Vec<String>> {
 }
 
 /// The living processes whose environment names a lab.
-fn marked_processes(wanted: impl Fn(Option<LabId>) -> bool) -> Result<Vec<Pid>> {
+fn marked_processes(wanted: impl Fn(&str) -> bool) -> Result<Vec<Pid>> {
     let mut processes = Vec::new();
     for name in names_in("/proc")? {
         let Ok(id) = name.parse::<i32>() else { continue };
@@ -184,8 +182,7 @@ fn marked_processes(wanted: impl Fn(Option<LabId>) -> bool) -> Result<Vec<Pid>> 
             .split(|byte| *byte == 0)
             .filter_map(|variable| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
         for mark in marks {
-            let lab = std::ffi::OsStr::from_bytes(mark).to_str().and_then(|mark| mark.parse().ok());
-            if wanted(lab) {
+            if std::str::from_utf8(mark).is_ok_and(&wanted) {
                 processes.push(Pid::from_raw(id));
             }
         }
