@@ -6,6 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{apiserver, controller, dns, node};
 
+/// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question.
+const DEFAULT_LOG: &str = "info,hickory_server=warn";
+
 #[derive(Parser, Debug)]
 #[command(
     name = "federation-agent",
@@ -35,7 +38,7 @@ enum Command {
 /// A sentence for a person: what failed, on what, and what to do.
 pub fn main() -> Result<()> {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("FEDERATION_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("FEDERATION_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;
     runtime.block_on(async {
