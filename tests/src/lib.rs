@@ -4,4 +4,5 @@
 //! [`federation`] fills it with the real processes. [`client`] asks as a user's program would.
 
 pub mod client;
+pub mod federation;
 pub mod lab;

@@ -4,7 +4,7 @@
 //! to single addresses, no bridge, no translation, strict reverse-path filtering.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     process::Command,
     sync::{Arc, Mutex},
 };
@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result};
 use ipnet::Ipv4Net;
 
 use super::{ClusterSpec, Core, Host, Namespace, Process};
+
+const DNS_PORT: u16 = 53;
 
 /// A node. Clones are the same node.
 #[derive(Clone)]
@@ -76,6 +78,11 @@ impl Node {
     /// The node's own address among its pods: their gateway, and where its DNS answers.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.inner.pods.network().to_bits() + 1)
+    }
+
+    /// Where its agent answers DNS.
+    pub fn dns(&self) -> SocketAddr {
+        (self.gateway(), DNS_PORT).into()
     }
 
     /// One more pod, on the next free address.
