@@ -1,8 +1,11 @@
 //! The flags that several roles share: which federation this is, and which addresses it may give away.
 
+use std::hash::Hasher as _;
+
 use anyhow::{Result, ensure};
 use clap::Args;
 use ipnet::IpNet;
+use siphasher::sip::SipHasher24;
 
 /// The federation that a process belongs to.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +30,13 @@ pub struct FederationSettings {
 }
 
 impl FederationSettings {
+    /// The seed of the federation's hash tables: the same on every node.
+    pub fn seed(&self) -> u64 {
+        let mut hasher = SipHasher24::new();
+        hasher.write(self.federation.as_bytes());
+        hasher.finish()
+    }
+
     /// # Errors
     /// Two ranges of one family.
     pub fn validate(&self) -> Result<()> {

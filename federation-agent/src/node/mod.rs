@@ -1,14 +1,258 @@
 //! The agent of one node: watches the Federation API, probes, plans and keeps the data plane true.
+//!
+//! Glue only. What is known comes from `watch`, what answers from `health`, what shall be from `plan`; `dataplane`
+//! makes it so.
 
-pub mod interfaces;
+mod interfaces;
+mod lock;
+mod ready;
 
-use anyhow::Result;
+use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
+
+use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
+use futures::{Stream, StreamExt as _};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{
+    client,
+    dataplane::{self, DataPlane},
+    dns::Dns,
+    health,
+    model::{Federation, Locality, Zone},
+    plan::{self, Health, Place, Plan},
+    settings::FederationSettings,
+    shutdown, watch as api,
+};
+use interfaces::InterfaceEvent;
+use lock::NodeLock;
+use ready::ReadyFile;
 
 #[derive(ClapArgs, Debug)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    federation: FederationSettings,
 
-/// Runs until the process is told to end (SIGTERM, SIGINT).
-pub async fn run(_args: Args) -> Result<()> {
-    anyhow::bail!("not here yet")
+    /// Kubeconfig of the Federation API; read access is enough
+    #[arg(long, env = "FEDERATION_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: PathBuf,
+
+    /// The cluster that this node belongs to, by the name of its Cluster object
+    #[arg(long, env = "FEDERATION_CLUSTER", value_name = "NAME")]
+    cluster: String,
+
+    /// This node's name in its cluster
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node_name: String,
+
+    /// This node's zone; the first of its cluster when not given
+    #[arg(long, env = "FEDERATION_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+
+    /// The interface that leads to other nodes
+    #[arg(long, env = "FEDERATION_UPLINK", value_name = "INTERFACE")]
+    uplink: String,
+
+    /// Names of the pods' host-side interfaces, `*` for any run of characters; by default every veth whose peer is in
+    /// another network namespace
+    #[arg(long, env = "FEDERATION_POD_INTERFACES", value_name = "PATTERN")]
+    pod_interfaces: Option<String>,
+
+    /// Where maps and links are pinned
+    #[arg(long, env = "FEDERATION_BPF_DIR", value_name = "DIR", default_value = dataplane::DEFAULT_BPF_DIR)]
+    bpf_dir: PathBuf,
+
+    /// Where the agent keeps its lock and says that it is ready
+    #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = "/var/lib/federation")]
+    state_dir: PathBuf,
+
+    /// Address to answer DNS at; may be given more than once
+    #[arg(long, env = "FEDERATION_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
+    dns_listen: Vec<SocketAddr>,
+}
+
+/// Runs until the process is told to end. Programs and maps stay behind and go on forwarding.
+///
+/// # Errors
+/// The node cannot be served as asked; nothing was attached that was not before.
+pub async fn run(args: Args) -> Result<()> {
+    args.federation.validate()?;
+    let shutdown = shutdown::requested()?;
+    tokio::pin!(shutdown);
+    let _lock = NodeLock::take(&args.state_dir)?;
+    let ready = ReadyFile::new(&args.state_dir)?;
+    let uplink = interfaces::uplink_index(&args.uplink).await?;
+    dataplane::check_kernel(&args.bpf_dir)?;
+    let dns = Dns::bind(&args.dns_listen, &args.federation).await?;
+
+    let federation = api::watch(client::from_kubeconfig(&args.kubeconfig).await?);
+    let first = tokio::select! {
+        first = first_state(federation.clone()) => first?,
+        () = &mut shutdown => return Ok(()),
+    };
+    let place = place(&args, &first)?;
+    info!(zone = %place.locality.zone, region = %place.locality.region, "the federation is known");
+
+    let data_plane = DataPlane::open(&dataplane::Config {
+        bpf_dir: args.bpf_dir.clone(),
+        vip_ranges: args.federation.vip_ranges.clone(),
+        seed: args.federation.seed(),
+    })?;
+    let mut node = Node { data_plane, place, plan: Plan::default() };
+    node.data_plane.attach_uplink(uplink)?;
+
+    let (health_sender, health) = watch::channel(Arc::new(Health::default()));
+    let probing = health::watch_health(federation.clone(), health_sender);
+    let pods = interfaces::watch(uplink, args.pod_interfaces.as_deref())?;
+    tokio::select! {
+        result = node.keep_true(federation, health, pods, &dns, &ready) => result,
+        result = dns.serve() => result,
+        () = probing => bail!("the probes have ended"),
+        () = &mut shutdown => {
+            info!("told to end: programs and maps stay and go on forwarding");
+            Ok(())
+        }
+    }
+}
+
+/// Waits until every kind has been listed once.
+async fn first_state(mut federation: watch::Receiver<Option<Arc<Federation>>>) -> Result<Arc<Federation>> {
+    let first =
+        federation.wait_for(Option::is_some).await.context("the watch of the Federation API has ended")?;
+    Ok(first.clone().expect("waited for"))
+}
+
+/// Where this node stands, by what the federation knows of its cluster.
+fn place(args: &Args, federation: &Federation) -> Result<Place> {
+    let name = args.cluster.as_str();
+    let Some(cluster) = federation.clusters.get(name) else {
+        let known: Vec<_> = federation.clusters.keys().map(|name| name.as_str()).collect();
+        bail!(
+            "the federation has no cluster {name}: register it, or give --cluster one of those that it has ({})",
+            if known.is_empty() { "none yet".to_owned() } else { known.join(", ") }
+        );
+    };
+    let zone = args.zone.as_deref().map_or_else(|| cluster.zones[0].clone(), Zone::from);
+    if !cluster.zones.contains(&zone) {
+        let zones: Vec<_> = cluster.zones.iter().map(Zone::as_str).collect();
+        bail!("cluster {name} does not span the zone {zone}: give --zone one of {}", zones.join(", "));
+    }
+    let locality = Locality {
+        provider: cluster.provider.clone(),
+        region: cluster.region.clone(),
+        zone,
+        cluster: name.into(),
+    };
+    Ok(Place { locality, node: args.node_name.clone() })
+}
+
+/// The data plane and what it was last told.
+struct Node {
+    data_plane: DataPlane,
+    place: Place,
+    plan: Plan,
+}
+
+impl Node {
+    /// Follows the federation, health and the pods' interfaces until one of them ends.
+    async fn keep_true(
+        &mut self,
+        mut federation: watch::Receiver<Option<Arc<Federation>>>,
+        mut health: watch::Receiver<Arc<Health>>,
+        pods: impl Stream<Item = Result<InterfaceEvent>>,
+        dns: &Dns,
+        ready: &ReadyFile,
+    ) -> Result<()> {
+        let mut pods = pin!(pods);
+        federation.mark_changed();
+        loop {
+            tokio::select! {
+                changed = federation.changed() => {
+                    changed.context("the watch of the Federation API has ended")?;
+                    if let Some(federation) = federation.borrow_and_update().as_deref() {
+                        dns.update(federation);
+                        self.follow(federation, &health.borrow_and_update())?;
+                        ready.announce()?;
+                    }
+                }
+                changed = health.changed() => {
+                    changed.context("the probes have ended")?;
+                    if let Some(federation) = federation.borrow().as_deref() {
+                        self.follow(federation, &health.borrow_and_update())?;
+                    }
+                }
+                event = pods.next() => match event.context("the watch of interfaces has ended")?? {
+                    InterfaceEvent::Appeared { index, name } => self.attach_pod(index, &name),
+                    InterfaceEvent::Gone { index } => self.data_plane.forget_interface(index)?,
+                },
+            }
+        }
+    }
+
+    fn follow(&mut self, federation: &Federation, health: &Health) -> Result<()> {
+        let plan = plan::plan(federation, &self.place, health);
+        if plan != self.plan {
+            self.data_plane.apply(&plan).context("write the plan into the maps")?;
+            self.plan = plan;
+        }
+        Ok(())
+    }
+
+    /// An interface can be gone again before it is reached: then there is nothing to serve.
+    fn attach_pod(&mut self, index: u32, name: &str) {
+        match self.data_plane.attach_pod(index) {
+            Ok(()) => info!(interface = name, "attached to a pod"),
+            Err(error) => {
+                warn!(interface = name, "cannot attach to a pod's interface, its pod has no VIPs: {error:#}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::model::Cluster;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(extra: &[&str]) -> Args {
+        let base = "node --federation my-federation --domain example.com --vip-range 198.18.0.0/16 --kubeconfig k \
+                    --node-name node-1 --uplink eth0";
+        Cli::parse_from(base.split_whitespace().chain(extra.iter().copied())).args
+    }
+
+    fn federation() -> Federation {
+        let cluster =
+            Cluster { provider: "gcp".into(), region: "r".into(), zones: vec!["z1".into(), "z2".into()] };
+        Federation { clusters: [("here".into(), cluster)].into(), ..Federation::default() }
+    }
+
+    #[test]
+    fn a_node_stands_in_the_first_zone_of_its_cluster_unless_told() {
+        for (extra, zone) in
+            [(&["--cluster", "here"][..], "z1"), (&["--cluster", "here", "--zone", "z2"], "z2")]
+        {
+            let place = place(&args(extra), &federation()).unwrap();
+            assert_eq!(place.locality.zone.as_str(), zone);
+            assert_eq!(place.locality.cluster.as_str(), "here");
+        }
+    }
+
+    #[test]
+    fn an_unknown_cluster_or_zone_is_refused_with_those_that_exist() {
+        for (extra, hint) in
+            [(&["--cluster", "nowhere"][..], "(here)"), (&["--cluster", "here", "--zone", "z3"], "z1, z2")]
+        {
+            let refusal = place(&args(extra), &federation()).unwrap_err().to_string();
+            assert!(refusal.contains(hint), "{refusal}");
+        }
+    }
 }
