@@ -1,1 +1,100 @@
-fn main() {}
+//! `cargo xtask`: the project's own commands. It is compiled before anything is set up, so it depends on little.
+
+mod machine;
+mod programs;
+mod setup;
+mod step;
+mod suites;
+mod toolchain;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use setup::Scope;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, build, show, test and measure Federation")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the build, the lab and the tests need; seconds when nothing is missing
+    Setup,
+    /// Build every program, the kernel's included
+    Build,
+    /// Show the main job: three clusters, a service, and two failovers
+    Demo {
+        /// Write what was measured to this file, as JSON
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+        /// Leave the lab up and print how to look inside
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run every check and every test, or only the tests whose names contain one of the filters
+    Test { filters: Vec<String> },
+    /// Measure, each case beside its peer
+    Bench {
+        /// Write the results to this file, as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Measure only the cases whose names begin with this
+        #[arg(long, value_name = "PREFIX")]
+        only: Option<String>,
+    },
+    /// Remove every lab that nobody owns any more, kept ones too
+    Down,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    machine::complete_path()?;
+    match command {
+        Command::Setup => setup::all(),
+        Command::Build => {
+            setup::run(Scope::Run)?;
+            programs::build()
+        }
+        Command::Demo { report, keep } => {
+            setup::run(Scope::Run)?;
+            programs::build()?;
+            let mut demo = programs::ours("demo");
+            if let Some(report) = report {
+                demo.arg("--report").arg(report);
+            }
+            demo.args(keep.then_some("--keep"));
+            programs::become_program(demo)
+        }
+        Command::Test { filters } => {
+            setup::run(Scope::Test)?;
+            suites::run_all(&filters)
+        }
+        Command::Bench { json, only } => {
+            setup::run(Scope::Run)?;
+            programs::build()?;
+            let mut bench = programs::ours("bench");
+            if let Some(json) = json {
+                bench.arg("--json").arg(json);
+            }
+            if let Some(only) = only {
+                bench.args(["--only", &only]);
+            }
+            programs::become_program(bench)
+        }
+        Command::Down => programs::down(),
+    }
+}

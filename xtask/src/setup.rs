@@ -1,0 +1,217 @@
+//! Setup: finds out what is missing, says what it will install and why, and installs it.
+//!
+//! Nothing is done twice: what is there is used, wherever it came from. The project's own tools go to its target folder.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{machine, programs::cargo, step, toolchain};
+
+/// How much is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// To build and to run a lab.
+    Run,
+    /// To check and test as well.
+    Test,
+}
+
+/// Something that the machine lacks.
+struct Missing {
+    what: String,
+    why: &'static str,
+    how: How,
+}
+
+enum How {
+    Packages(&'static [&'static str]),
+    Linker,
+    LinkerLibrary,
+    Nextest,
+    Components,
+    BpfFilesystem,
+}
+
+/// Debian packages, by the program that shows whether they are needed.
+const PROGRAMS: [(&str, &[&str], &str); 7] = [
+    ("cc", &["gcc", "libc6-dev"], "Rust links with it"),
+    ("ip", &["iproute2"], "makes the lab's network namespaces"),
+    ("ethtool", &["ethtool"], "sets up the lab's links"),
+    ("bpftool", &["bpftool"], "shows what the kernel holds"),
+    ("dig", &["bind9-dnsutils"], "asks the federation's DNS"),
+    ("iperf3", &["iperf3"], "measures throughput"),
+    ("kubectl", &["kubernetes-client"], "talks to the Federation API"),
+];
+
+const BPF_FILESYSTEM: &str = "/sys/fs/bpf";
+const NEXTEST: &str = "0.9.151";
+
+/// The command: as [`run`] for everything, with a word at the end in any case.
+pub fn all() -> Result<()> {
+    run(Scope::Test)?;
+    println!("everything is set up");
+    Ok(())
+}
+
+/// Installs what is missing; says nothing when that is nothing.
+pub fn run(scope: Scope) -> Result<()> {
+    ensure!(
+        machine::is_root(),
+        "this takes root, for network namespaces and eBPF: run it as root, or with `sudo -E env PATH=$PATH`"
+    );
+    machine::check_kernel()?;
+    let missing = find_missing(scope)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup will install:");
+    for Missing { what, why, .. } in &missing {
+        println!("  {what}: {why}");
+    }
+    install(&missing)?;
+    let still = find_missing(scope)?;
+    let names: Vec<_> = still.iter().map(|missing| missing.what.as_str()).collect();
+    ensure!(still.is_empty(), "setup has run, but this is still missing or too old: {}", names.join("; "));
+    Ok(())
+}
+
+fn find_missing(scope: Scope) -> Result<Vec<Missing>> {
+    let mut missing = Vec::new();
+    for (program, packages, why) in PROGRAMS {
+        if !machine::has(program) {
+            missing.push(from_debian(packages, why));
+        }
+    }
+    if !toolchain::can_build_core() {
+        let why = "the eBPF programs need a compiler with the source of `core`, and rustup has none here";
+        missing.push(from_debian(&["rustc-web", "rust-web-src"], why));
+    }
+    if !toolchain::library().exists() {
+        missing.push(from_debian(&["libllvm22"], "bpf-linker works with it"));
+    }
+    if !toolchain::has_linker() {
+        let what = format!(
+            "bpf-linker {} (from crates.io, into {})",
+            toolchain::LINKER,
+            toolchain::folder().display()
+        );
+        let why = "links the eBPF programs; this takes two minutes or so";
+        missing.push(Missing { what, why, how: How::Linker });
+    }
+    if fs::read_link(toolchain::library_link()).ok() != Some(toolchain::library()) {
+        let what = format!("a link to libLLVM in {}", toolchain::folder().display());
+        missing.push(Missing { what, why: "bpf-linker looks for it there", how: How::LinkerLibrary });
+    }
+    if scope >= Scope::Test {
+        if !machine::has("cargo-nextest") {
+            let what =
+                format!("cargo-nextest {NEXTEST} (from crates.io, into {})", machine::tools().display());
+            let why = "runs each test in a process of its own; this takes some minutes";
+            missing.push(Missing { what, why, how: How::Nextest });
+        }
+        if !["fmt", "clippy"].iter().all(|tool| machine::ask("cargo", &[tool, "--version"]).is_some()) {
+            let what = "rustfmt and clippy (from rustup)".to_owned();
+            missing.push(Missing { what, why: "check the code", how: How::Components });
+        }
+    }
+    let mounts = fs::read_to_string("/proc/mounts").context("read what is mounted")?;
+    let mounted = |line: &str| line.split(' ').skip(1).take(2).eq([BPF_FILESYSTEM, "bpf"]);
+    if !mounts.lines().any(mounted) {
+        let what = format!("the BPF file system (a mount at {BPF_FILESYSTEM})");
+        missing.push(Missing { what, why: "programs and maps are pinned there", how: How::BpfFilesystem });
+    }
+    Ok(missing)
+}
+
+fn from_debian(packages: &'static [&'static str], why: &'static str) -> Missing {
+    Missing { what: format!("{} (from Debian)", packages.join(" ")), why, how: How::Packages(packages) }
+}
+
+fn install(missing: &[Missing]) -> Result<()> {
+    let packages: Vec<_> = missing
+        .iter()
+        .flat_map(|missing| if let How::Packages(packages) = missing.how { packages } else { &[] })
+        .copied()
+        .collect();
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    for Missing { how, .. } in missing {
+        match how {
+            How::Packages(_) => {}
+            How::Linker => {
+                let version = ["--version", toolchain::LINKER];
+                install_crate("bpf-linker", &version, &toolchain::folder())?;
+            }
+            How::LinkerLibrary => link_library()?,
+            How::Nextest => {
+                // Without what updates itself: that would want a TLS library, and setup decides the version.
+                let options =
+                    ["--version", NEXTEST, "--no-default-features", "--features", "default-no-update"];
+                install_crate("cargo-nextest", &options, &machine::tools())?;
+            }
+            How::Components => step::run(
+                "rustup component add rustfmt clippy",
+                Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]),
+                "rustfmt and clippy could not be added: add them to your Rust toolchain",
+            )?,
+            How::BpfFilesystem => step::run(
+                "mount the BPF file system",
+                Command::new("mount").args(["-t", "bpf", "bpf", BPF_FILESYSTEM]),
+                "the BPF file system cannot be mounted: in a container, run it privileged",
+            )?,
+        }
+    }
+    Ok(())
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    if !machine::has("apt-get") {
+        bail!(
+            "this is no Debian: install what Debian calls {} with your own package manager",
+            packages.join(", ")
+        );
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command.args(["-o", "DPkg::Lock::Timeout=120"]);
+        command
+    };
+    step::run(
+        "apt-get update",
+        apt().arg("update"),
+        "Debian's package lists cannot be fetched: see that a mirror is reachable",
+    )?;
+    step::run(
+        &format!("apt-get install {}", packages.join(" ")),
+        // What others have installed stays, whatever conflicts with it.
+        apt().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages),
+        "Debian's packages cannot be installed: see that the mirror has bookworm and bookworm-security, \
+         and that nothing installed conflicts with them",
+    )
+}
+
+fn install_crate(name: &str, options: &[&str], root: &Path) -> Result<()> {
+    step::run(
+        &format!("cargo install {name}"),
+        cargo().args(["install", name, "--locked", "--force"]).args(options).arg("--root").arg(root),
+        &format!("{name} could not be installed: see that the registry of crates.io is reachable"),
+    )
+}
+
+/// The linker loads LLVM from the `lib` beside its own `bin`.
+fn link_library() -> Result<()> {
+    let (library, link): (PathBuf, PathBuf) = (toolchain::library(), toolchain::library_link());
+    let folder = link.parent().context("the link has a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    // A link to where the library was once; absent on a new machine.
+    let _ = fs::remove_file(&link);
+    symlink(&library, &link).with_context(|| format!("link {} to {}", link.display(), library.display()))
+}
