@@ -1,5 +1,7 @@
 //! The command line: which role to play, or what to show.
 
+use std::io::IsTerminal as _;
+
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -39,7 +41,8 @@ enum Command {
 pub fn main() -> Result<()> {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("FEDERATION_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;
     runtime.block_on(async {
         match cli.command {
