@@ -1,8 +1,9 @@
 //! What demo, tests and benchmarks share: the lab, and a whole federation running in it.
 //!
 //! [`lab`] is a small world of network namespaces with power cuts and delays; it knows nothing of Kubernetes.
-//! [`federation`] fills it with the real processes. [`client`] asks as a user's program would.
+//! [`demo`] tells the main story on both. [`federation`] fills it with the real processes. [`client`] asks as a user's program would.
 
 pub mod client;
+pub mod demo;
 pub mod federation;
 pub mod lab;

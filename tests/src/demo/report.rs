@@ -1,0 +1,86 @@
+//! The end: a table, the same as JSON, and how to look inside a lab that stays.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::tally::Tally;
+use crate::{
+    federation::{FEDERATION, Federation, NAMESPACE, SERVICE},
+    lab::Node,
+};
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    events: Vec<EventReport>,
+    requests: u64,
+    by_cluster: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct EventReport {
+    name: String,
+    seconds_to_recover: f64,
+    failed_requests: u64,
+}
+
+impl Report {
+    pub fn new(tally: Tally) -> Self {
+        let events = tally
+            .events
+            .into_iter()
+            .map(|event| EventReport {
+                seconds_to_recover: event.seconds_to_recover().unwrap_or(f64::NAN),
+                failed_requests: event.failed,
+                name: event.name,
+            })
+            .collect();
+        Self { events, requests: tally.requests, by_cluster: tally.by_cluster }
+    }
+
+    pub fn print(&self) {
+        println!();
+        println!("{:<34} {:>22} {:>16}", "EVENT", "FIRST SUCCESS AFTER", "FAILED REQUESTS");
+        for event in &self.events {
+            let after = format!("{:.3} s", event.seconds_to_recover);
+            println!("{:<34} {after:>22} {:>16}", event.name, event.failed_requests);
+        }
+        let clusters: Vec<_> =
+            self.by_cluster.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        println!("\n{} requests, answered by {}", self.requests, clusters.join(", "));
+    }
+
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self).context("write the report as JSON")?;
+        std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// # Errors
+/// The programs cannot be found.
+pub fn print_how_to_look_inside(federation: &Federation, node: &Node, vip: Ipv4Addr) -> Result<()> {
+    let agent = crate::lab::program("federation-agent")?;
+    let agent = agent.display();
+    let hub = federation.hub().namespace().name().to_owned();
+    let inside = node.namespace().name();
+    let bpf_dir = federation.lab().id().bpf_folder().join(node.name());
+    let bpf_dir = bpf_dir.display();
+    let kubectl = format!("ip netns exec {hub} kubectl --kubeconfig {}", federation.kubeconfig().display());
+    println!("\nThe lab stays. To look inside:\n");
+    println!("  {kubectl} get clusters");
+    println!("  {kubectl} get federatedservices --all-namespaces");
+    println!("  {kubectl} describe federatedservice {SERVICE} --namespace {NAMESPACE}");
+    println!("  ip netns exec {inside} {agent} status --bpf-dir {bpf_dir}");
+    println!("  ip netns exec {inside} {agent} services --bpf-dir {bpf_dir}");
+    println!("  bpftool map dump pinned {bpf_dir}/v1/maps/FLOWS_V4");
+    println!("  ip netns exec {inside} dig @{} {SERVICE}.{NAMESPACE}.{FEDERATION} +short", node.gateway());
+    for pod in node.pods() {
+        println!("  ip netns exec {} curl --silent http://{vip}/", pod.namespace().name());
+        break;
+    }
+    println!("\nand to remove every trace:\n\n  cargo xtask down");
+    Ok(())
+}
