@@ -3,6 +3,14 @@
 //! Everything here is `no_std` and compiled twice, for the kernel and for the host, where tests run it. The programs,
 //! in `main.rs` and beside it, only glue it to contexts and maps.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a call costs a frame of the 512 bytes of stack; all dissolves into the program"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "hashes and checksums take halves of wider numbers on purpose"
+)]
 
 pub mod address;
 pub mod checksum;
