@@ -59,12 +59,12 @@ pub(super) async fn run(context: Arc<Context>) {
         .watches(Api::<Cluster>::all(client), watcher::Config::default(), move |_| {
             services.state().into_iter().map(|service| ObjectRef::from_obj(&*service)).collect::<Vec<_>>()
         })
-        .run(reconcile, |service, error, _| retry(service, error), context)
+        .run(reconcile, |service, error, _| retry(&service, error), context)
         .for_each(|_| std::future::ready(()))
         .await;
 }
 
-fn retry(service: Arc<Service>, error: &Failure) -> Action {
+fn retry(service: &Service, error: &Failure) -> Action {
     warn!("{} could not be reconciled and will be tried again: {error}", service.name_any());
     Action::requeue(RETRY)
 }
@@ -180,7 +180,7 @@ impl Work<'_> {
         gone_is_fine(written.map(drop)).context("write the Service's finalizers")
     }
 
-    /// The user's FederatedService, or one that says nothing special.
+    /// The user's `FederatedService`, or one that says nothing special.
     async fn federated_service(&self) -> Result<FederatedService> {
         if let Some(federated) =
             self.federated.get_opt(&self.key.name).await.context("read the FederatedService")?
@@ -217,7 +217,7 @@ impl Work<'_> {
         }
         let clusters = Api::<Cluster>::all(self.context.client.clone()).list(&ListParams::default()).await;
         let known: BTreeSet<String> =
-            clusters.context("list clusters")?.iter().map(|cluster| cluster.name_any()).collect();
+            clusters.context("list clusters")?.iter().map(kube::ResourceExt::name_any).collect();
         if let Some(unknown) = spec.weights.iter().find(|weight| !known.contains(&weight.cluster)) {
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
             let message = format!(

@@ -113,7 +113,10 @@ pub(super) fn ready(shards: &[ShardStatus]) -> Finding {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{
+        ShardState::{Healthy, Unhealthy, Unknown},
+        *,
+    };
 
     fn slice(cluster: &str, ready: &[Option<bool>]) -> EndpointSlice {
         let endpoints: Vec<_> = ready
@@ -141,7 +144,6 @@ mod tests {
         let shards = shards(&reports, &slices);
         let states: Vec<_> =
             shards.iter().map(|shard| (shard.state, shard.ready_endpoints, shard.endpoints)).collect();
-        use ShardState::{Healthy, Unhealthy, Unknown};
         assert_eq!(states, [(Healthy, 2, 3), (Unhealthy, 0, 0), (Unknown, 0, 0), (Unhealthy, 0, 1)]);
         assert_eq!(figures(&shards), ("1/4".to_owned(), "2/4".to_owned()));
         assert_eq!(propagated(&reports).holds, Some(false));

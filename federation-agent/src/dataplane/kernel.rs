@@ -18,7 +18,7 @@ type V4 = [u8; 4];
 
 /// A connection that was silent for longer than this holds its backend's id no more (RFC 5382, REQ-5: at least two
 /// hours and four minutes).
-const IDLE: Duration = Duration::from_secs(7440);
+const IDLE: Duration = Duration::from_mins(124);
 
 pub(super) struct Maps {
     frontends: HashMap<MapData, FrontendKey<V4>, Frontend>,
@@ -89,7 +89,7 @@ impl Maps {
             flow.state != TcpState::Closing && silent < IDLE
         };
         let mut in_use = BTreeSet::new();
-        for entry in self.flows.iter() {
+        for entry in &self.flows {
             let (_, flow) = entry.context("read FLOWS_V4")?;
             if live(&flow) {
                 in_use.insert(flow.backend);

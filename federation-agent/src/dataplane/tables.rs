@@ -29,7 +29,11 @@ type FrontendName = FrontendKey<[u8; 4]>;
 const SLICE_REST: Duration = Duration::from_secs(1);
 
 /// How long a backend that no plan names rests before its id may name another.
-pub(super) const BACKEND_REST: Duration = Duration::from_secs(600);
+pub(super) const BACKEND_REST: Duration = Duration::from_mins(10);
+
+/// As the kernel numbers them.
+#[expect(clippy::cast_possible_truncation, reason = "about a million")]
+const SLOTS: u32 = maps::SLOTS as u32;
 
 /// One write to one map. Carried out in order, each leaves the maps fit for packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +83,7 @@ struct Holding {
 impl Tables {
     /// `seed` is the federation's: every node makes the same tables of the same set.
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, next_backend: 1, slices: Slices::new(maps::SLOTS as u32), ..Self::default() }
+        Self { seed, next_backend: 1, slices: Slices::new(SLOTS), ..Self::default() }
     }
 
     /// Takes over what the maps of an agent before this one hold.

@@ -20,7 +20,7 @@ use crate::{
     dataplane::{self, DataPlane},
     dns::Dns,
     health,
-    model::{Federation, Locality, Zone},
+    model::{ClusterName, Federation, Locality, Zone},
     plan::{self, Health, Place, Plan},
     settings::FederationSettings,
     shutdown, watch as api,
@@ -127,7 +127,7 @@ async fn first_state(mut federation: watch::Receiver<Option<Arc<Federation>>>) -
 fn place(args: &Args, federation: &Federation) -> Result<Place> {
     let name = args.cluster.as_str();
     let Some(cluster) = federation.clusters.get(name) else {
-        let known: Vec<_> = federation.clusters.keys().map(|name| name.as_str()).collect();
+        let known: Vec<_> = federation.clusters.keys().map(ClusterName::as_str).collect();
         bail!(
             "the federation has no cluster {name}: register it, or give --cluster one of those that it has ({})",
             if known.is_empty() { "none yet".to_owned() } else { known.join(", ") }
@@ -204,7 +204,7 @@ impl Node {
         match self.data_plane.attach_pod(index) {
             Ok(()) => info!(interface = name, "attached to a pod"),
             Err(error) => {
-                warn!(interface = name, "cannot attach to a pod's interface, its pod has no VIPs: {error:#}")
+                warn!(interface = name, "cannot attach to a pod's interface, its pod has no VIPs: {error:#}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Plans carried out on maps made of memory, with a look at them after every single write.
 
+use BackendState::{Active, Dead, Draining};
 use proptest::prelude::*;
 
 use super::*;
@@ -25,6 +26,12 @@ impl Memory {
             Write::Slots { offset, ids } => self.slots.extend((offset..).zip(ids)),
             Write::Frontend { key, value } => drop(self.frontends.insert(key, value)),
             Write::RemoveFrontend { key } => drop(self.frontends.remove(&key)),
+        }
+    }
+
+    fn write_all(&mut self, writes: &[Write]) {
+        for write in writes {
+            self.write(write);
         }
     }
 
@@ -61,7 +68,7 @@ fn backend(n: u8) -> plan::Backend {
         address: SocketAddr::from(([10, 8, 0, n], 8080)),
         protocol: model::Protocol::Tcp,
         cluster: "here".into(),
-        local: n % 2 == 0,
+        local: n.is_multiple_of(2),
     }
 }
 
@@ -127,8 +134,7 @@ fn the_dead_are_marked_before_any_table_and_the_removed_drain() {
     bench.follow(&plan(&[&[1, 2, 3]], &[]));
     let writes = bench.tables.follow(&plan(&[&[3]], &[1]), bench.now, || Ok(BTreeSet::new())).unwrap();
     assert!(matches!(&writes[0], Write::Backend { value, .. } if value.state == BackendState::Dead));
-    writes.iter().for_each(|write| bench.memory.write(write));
-    use BackendState::{Active, Dead, Draining};
+    bench.memory.write_all(&writes);
     assert_eq!(bench.memory.states(), [(1, Dead), (2, Draining), (3, Active)].into());
     bench.follow(&plan(&[&[1, 2, 3]], &[]));
     assert_eq!(bench.memory.states(), [(1, Active), (2, Active), (3, Active)].into());
@@ -161,7 +167,7 @@ fn a_slice_rests_before_it_is_used_again() {
     let key = FrontendKey::new([198, 18, 0, 1], 80, Protocol::Tcp);
     let first = bench.memory.frontends[&key];
     let at_once = bench.tables.follow(&plan(&[&[2]], &[]), bench.now, || Ok(BTreeSet::new())).unwrap();
-    at_once.iter().for_each(|write| bench.memory.write(write));
+    bench.memory.write_all(&at_once);
     let second = bench.memory.frontends[&key];
     assert_ne!(first.offset, second.offset);
     bench.follow(&plan(&[&[3]], &[]));
@@ -193,7 +199,7 @@ fn ids_are_used_again_only_after_a_rest_and_without_flows_with_a_new_generation(
     bench.follow(&plan(&[&[1, 2]], &[]));
     bench.follow(&plan(&[&[]], &[]));
     // As if all other ids were taken.
-    bench.tables.next_backend = maps::BACKENDS as u32;
+    bench.tables.next_backend = u32::try_from(maps::BACKENDS).unwrap();
     let in_use = |ids: &[u32]| ids.iter().copied().collect::<BTreeSet<u32>>();
     assert!(bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[]))).is_err(), "too early");
     bench.now += BACKEND_REST;
@@ -202,7 +208,7 @@ fn ids_are_used_again_only_after_a_rest_and_without_flows_with_a_new_generation(
         "flows live"
     );
     let writes = bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[2]))).unwrap();
-    writes.iter().for_each(|write| bench.memory.write(write));
+    bench.memory.write_all(&writes);
     let tenant = bench.memory.backends[&1];
     assert_eq!((tenant.address, tenant.generation), ([10, 8, 0, 3], 2));
 }
