@@ -64,7 +64,7 @@ pub async fn run(options: Options) -> Result<()> {
         println!("written to {}", path.display());
     }
     if options.keep {
-        report::print_how_to_look_inside(&federation, &node, vip)?;
+        report::print_how_to_look_inside(&federation, &node, &client, vip)?;
         federation.lab().keep()?;
     }
     Ok(())

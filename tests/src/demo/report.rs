@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::tally::Tally;
 use crate::{
     federation::{FEDERATION, Federation, NAMESPACE, SERVICE},
-    lab::Node,
+    lab::{Node, Pod},
 };
 
 #[derive(Debug, Serialize)]
@@ -61,12 +61,18 @@ impl Report {
 
 /// # Errors
 /// The programs cannot be found.
-pub fn print_how_to_look_inside(federation: &Federation, node: &Node, vip: Ipv4Addr) -> Result<()> {
+pub fn print_how_to_look_inside(
+    federation: &Federation,
+    node: &Node,
+    client: &Pod,
+    vip: Ipv4Addr,
+) -> Result<()> {
     let agent = crate::lab::program("federation-agent")?;
     let agent = agent.display();
     let hub = federation.hub().namespace().name().to_owned();
     let inside = node.namespace().name();
-    let bpf_dir = federation.lab().id().bpf_folder().join(node.name());
+    let client = client.namespace().name();
+    let bpf_dir = federation.lab().id().bpf_folder().join(node.host().name());
     let bpf_dir = bpf_dir.display();
     let kubectl = format!("ip netns exec {hub} kubectl --kubeconfig {}", federation.kubeconfig().display());
     println!("\nThe lab stays. To look inside:\n");
@@ -77,10 +83,7 @@ pub fn print_how_to_look_inside(federation: &Federation, node: &Node, vip: Ipv4A
     println!("  ip netns exec {inside} {agent} services --bpf-dir {bpf_dir}");
     println!("  bpftool map dump pinned {bpf_dir}/v1/maps/FLOWS_V4");
     println!("  ip netns exec {inside} dig @{} {SERVICE}.{NAMESPACE}.{FEDERATION} +short", node.gateway());
-    for pod in node.pods() {
-        println!("  ip netns exec {} curl --silent http://{vip}/", pod.namespace().name());
-        break;
-    }
+    println!("  ip netns exec {client} curl --silent http://{vip}/");
     println!("\nand to remove every trace:\n\n  cargo xtask down");
     Ok(())
 }
