@@ -19,7 +19,7 @@ use super::patch::Patch;
 use super::request::{self, Form, MOST_BODY_BYTES, Parameters, Target};
 use super::selector::Selector;
 use super::status::ApiError;
-use super::store::{Key, Store, Stored};
+use super::store::{Key, Store, Stored, Transaction};
 use super::write::{self, FieldValidation, Options, Written};
 use super::{discovery, openapi, read};
 
@@ -105,13 +105,8 @@ impl Change {
         let object = request::decode_object(&self.headers, &self.body)?;
         let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
         let target = self.target;
-        let written = store.write(move |transaction| {
-            let written = write::create(transaction, &target, object, &options)?;
-            if dry_run {
-                transaction.roll_back();
-            }
-            Ok(written)
-        });
+        let written =
+            commit(store, dry_run, move |transaction| write::create(transaction, &target, object, &options));
         Ok(answer(written.await?))
     }
 
@@ -119,13 +114,8 @@ impl Change {
         let object = request::decode_object(&self.headers, &self.body)?;
         let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
         let target = self.target;
-        let written = store.write(move |transaction| {
-            let written = write::replace(transaction, &target, object, &options)?;
-            if dry_run {
-                transaction.roll_back();
-            }
-            Ok(written)
-        });
+        let written =
+            commit(store, dry_run, move |transaction| write::replace(transaction, &target, object, &options));
         Ok(answer(written.await?))
     }
 
@@ -136,13 +126,8 @@ impl Change {
         }
         let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
         let target = self.target;
-        let written = store.write(move |transaction| {
-            let written = write::patch(transaction, &target, &patch, &options)?;
-            if dry_run {
-                transaction.roll_back();
-            }
-            Ok(written)
-        });
+        let written =
+            commit(store, dry_run, move |transaction| write::patch(transaction, &target, &patch, &options));
         Ok(answer(written.await?))
     }
 
@@ -151,13 +136,9 @@ impl Change {
         let dry_run = self.is_dry_run(&body.dry_run)?;
         let target = self.target;
         let kind = target.kind;
-        let deleted = store.write(move |transaction| {
-            let key = Key::new(kind, &target.namespace, &target.name);
-            let deleted = delete::delete_one(transaction, kind, &key, &body.preconditions)?;
-            if dry_run {
-                transaction.roll_back();
-            }
-            Ok(deleted)
+        let key = Key::new(kind, &target.namespace, &target.name);
+        let deleted = commit(store, dry_run, move |transaction| {
+            delete::delete_one(transaction, kind, &key, &body.preconditions)
         });
         Ok(match deleted.await? {
             Deleted::Marked(stored) => object_response(StatusCode::OK, &stored),
@@ -186,17 +167,13 @@ impl Change {
         let kind = target.kind;
         let parameters = self.parameters;
         let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
-        let deleted = store.write(move |transaction| {
-            let deleted = delete::delete_collection(transaction, &target, &selector)?;
-            if dry_run {
-                transaction.roll_back();
-            }
-            Ok(deleted)
+        let deleted = commit(store, dry_run, move |transaction| {
+            delete::delete_collection(transaction, &target, &selector)
         });
         let items: Vec<_> = deleted.await?.iter().map(|stored| stored.object.clone()).collect();
         let list = json!({
             "apiVersion": kind.api_version(),
-            "kind": format!("{}List", kind.kind),
+            "kind": format!("{}List", kind.name),
             "metadata": { "resourceVersion": store.revision().to_string() },
             "items": items,
         });
@@ -248,6 +225,22 @@ impl Change {
             None => Ok(!asked.is_empty()),
         }
     }
+}
+
+/// Runs `job` as a write of the store; of a dry run nothing stays but the answer.
+async fn commit<T, F>(store: &Store, dry_run: bool, job: F) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Transaction<'_>) -> Result<T, ApiError> + Send + 'static,
+{
+    let write = store.write(move |transaction| {
+        let result = job(transaction)?;
+        if dry_run {
+            transaction.roll_back();
+        }
+        Ok(result)
+    });
+    write.await
 }
 
 fn answer(written: Written) -> Response {

@@ -91,7 +91,7 @@ fn resource(kind: &Kind) -> Vec<Value> {
         "name": kind.plural,
         "singularName": kind.singular,
         "namespaced": kind.namespaced,
-        "kind": kind.kind,
+        "kind": kind.name,
         "verbs": VERBS,
     });
     if !kind.short_names.is_empty() {
@@ -103,7 +103,7 @@ fn resource(kind: &Kind) -> Vec<Value> {
             "name": format!("{}/status", kind.plural),
             "singularName": "",
             "namespaced": kind.namespaced,
-            "kind": kind.kind,
+            "kind": kind.name,
             "verbs": STATUS_VERBS,
         }));
     }

@@ -15,6 +15,7 @@ mod namespaces;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
 mod read;
 mod request;
 mod selector;
@@ -73,8 +74,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     let shutdown = shutdown::requested()?;
 
-    std::fs::create_dir_all(&args.data_dir)
-        .with_context(|| format!("make the data directory {}", args.data_dir.display()))?;
+    files::create_private_dir(&args.data_dir)?;
     let (store, mut store_end) = Store::open(&args.data_dir)?;
     let tokens = Tokens::open(&args.data_dir)?;
     let listener = TcpListener::bind(args.listen)

@@ -30,7 +30,7 @@ pub fn get(
         Form::Metadata(version) => json_response(table::partial(&stored.object, version).to_string().into()),
         Form::Table(version) => {
             let meta = json!({ "resourceVersion": stored.revision.to_string() });
-            let table = table::render(target.kind, &[stored], version, &parameters.include_object, meta);
+            let table = table::render(target.kind, &[stored], version, &parameters.include_object, &meta);
             json_response(table.to_string().into())
         }
     })
@@ -96,7 +96,7 @@ pub fn list(
         .to_string()
         .into(),
         Form::Table(version) => {
-            table::render(kind, &page, version, &parameters.include_object, meta).to_string().into()
+            table::render(kind, &page, version, &parameters.include_object, &meta).to_string().into()
         }
     }))
 }
@@ -105,7 +105,7 @@ pub fn list(
 fn list_text(target: &Target, items: &[Arc<Stored>], meta: &Value) -> Body {
     let kind = target.kind;
     let head =
-        json!({ "apiVersion": kind.api_version(), "kind": format!("{}List", kind.kind), "metadata": meta });
+        json!({ "apiVersion": kind.api_version(), "kind": format!("{}List", kind.name), "metadata": meta });
     let mut text = head.to_string().into_bytes();
     text.pop();
     text.reserve(items.iter().map(|item| item.text.len() + 1).sum::<usize>() + 16);

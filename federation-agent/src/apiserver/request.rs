@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::kinds::{self, Kind};
+use super::protobuf;
 use super::status::ApiError;
 
 /// As kube-apiserver's limit on bodies.
@@ -67,6 +68,10 @@ impl Target {
 /// The query of a request; what is not here is ignored, as kube-apiserver ignores it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the protocol's own, independent of the others"
+)]
 pub struct Parameters {
     pub label_selector: String,
     pub field_selector: String,
@@ -176,7 +181,7 @@ pub fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or(JSON).trim()
 }
 
-/// A body in JSON or, where its media type says so, in YAML.
+/// A body in JSON or, where its media type says so, in YAML or Protocol Buffers.
 pub fn decode<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, ApiError> {
     let malformed = |error: &dyn std::fmt::Display| {
         ApiError::bad_request(format!(
@@ -188,6 +193,10 @@ pub fn decode<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<
             serde_json::from_slice(body).map_err(|error| malformed(&error))
         }
         YAML | APPLY_PATCH => serde_yaml_ng::from_slice(body).map_err(|error| malformed(&error)),
+        protobuf::MEDIA_TYPE => match protobuf::decode_object(body).map_err(|error| malformed(&error))? {
+            Some(object) => serde_json::from_value(object).map_err(|error| malformed(&error)),
+            None => Err(ApiError::unsupported_media_type(&[JSON, YAML])),
+        },
         _ => Err(ApiError::unsupported_media_type(&[JSON, YAML])),
     }
 }

@@ -169,14 +169,14 @@ impl ApiError {
             all => format!("[{}]", all.join(", ")),
         };
         let qualified = if kind.group.is_empty() {
-            kind.kind.to_owned()
+            kind.name.to_owned()
         } else {
-            format!("{}.{}", kind.kind, kind.group)
+            format!("{}.{}", kind.name, kind.group)
         };
         let causes = errors.0.into_iter().map(StatusCause::from).collect();
         let message = format!("{qualified} \"{name}\" is invalid: {faults}");
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(kind, name);
-        error.0.details.get_or_insert_default().kind = Some(kind.kind.to_owned());
+        error.0.details.get_or_insert_default().kind = Some(kind.name.to_owned());
         error.with_causes(causes)
     }
 

@@ -19,9 +19,9 @@ use super::store::{Change, ChangeKind, Compacted, Store, Stored, Subscription};
 use super::table;
 
 /// How often a client that wants bookmarks gets one.
-const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+const BOOKMARK_PERIOD: Duration = Duration::from_mins(1);
 /// A watch without a timeout of its own ends after a time between this and twice this, so that clients spread.
-const SHORTEST_DEFAULT: Duration = Duration::from_secs(1_800);
+const SHORTEST_DEFAULT: Duration = Duration::from_mins(30);
 
 /// Which objects a watch is about; an empty string is any.
 pub struct Scope {
@@ -139,7 +139,7 @@ impl Encoder {
             Form::Table(version) => {
                 let meta = json!({ "resourceVersion": stored.revision.to_string() });
                 let objects = std::slice::from_ref(stored);
-                let mut table = table::render(self.kind, objects, version, &self.include_object, meta);
+                let mut table = table::render(self.kind, objects, version, &self.include_object, &meta);
                 if std::mem::replace(&mut self.has_columns, true) {
                     table["columnDefinitions"] = Value::Null;
                 }
@@ -155,11 +155,11 @@ impl Encoder {
             object["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
         let (api_version, kind) = match self.form {
-            Form::Json => (self.kind.api_version(), self.kind.kind),
+            Form::Json => (self.kind.api_version(), self.kind.name),
             Form::Metadata(version) => (format!("meta.k8s.io/{version}"), "PartialObjectMetadata"),
             Form::Table(version) => {
                 let meta = object["metadata"].take();
-                object = table::render(self.kind, &[], version, &self.include_object, meta.clone());
+                object = table::render(self.kind, &[], version, &self.include_object, &meta);
                 object["rows"] = json!([{ "cells": [], "object": {
                     "apiVersion": format!("meta.k8s.io/{version}"), "kind": "PartialObjectMetadata", "metadata": meta,
                 } }]);

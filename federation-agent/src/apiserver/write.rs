@@ -77,12 +77,12 @@ pub fn replace(
     require_same_name(target, &object)?;
     let key = Key::new(target.kind, &target.namespace, &target.name);
     let Some(old) = transaction.get(&key) else {
-        if target.kind.create_on_update && !target.is_status {
+        if target.kind.update.may_create() && !target.is_status {
             return store_new(transaction, target, object, Ownership::OfChanges(Operation::Update), options);
         }
         return Err(ApiError::not_found(target.kind, &target.name));
     };
-    if object.resource_version().is_empty() && !target.kind.unconditional_update {
+    if object.resource_version().is_empty() && !target.kind.update.may_omit_version() {
         let mut errors = FieldErrors::default();
         errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
         return Err(ApiError::invalid(target.kind, &target.name, errors));
@@ -127,7 +127,7 @@ fn apply_config(
     if config.meta().is_some_and(|meta| meta.get("managedFields").is_some_and(|fields| !fields.is_null())) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let shape = Shape::of(kind.kind);
+    let shape = Shape::of(kind.name);
     let warnings = prune_unknown(kind, &mut config, old, options)?;
     drop_other_half(target, &mut config);
 
@@ -199,14 +199,14 @@ fn prepare_body(target: &Target, object: &mut Value) -> Result<(), ApiError> {
             "the API version in the data ({found}) does not match the expected API version ({expected})"
         )));
     }
-    if let Some(found) = text(object, "kind").filter(|found| !found.is_empty() && found != kind.kind) {
+    if let Some(found) = text(object, "kind").filter(|found| !found.is_empty() && found != kind.name) {
         return Err(ApiError::bad_request(format!(
             "{found} in version \"{}\" cannot be handled as a {}: the kinds do not match",
-            kind.version, kind.kind
+            kind.version, kind.name
         )));
     }
     object["apiVersion"] = expected.into();
-    object["kind"] = kind.kind.into();
+    object["kind"] = kind.name.into();
     if kind.namespaced && object.namespace().is_empty() {
         object.set_meta("namespace", target.namespace.as_str());
     }
@@ -375,7 +375,7 @@ fn admit(
 fn undecodable(kind: &Kind, why: &str) -> ApiError {
     ApiError::bad_request(format!(
         "{} in version \"{}\" cannot be handled as a {}: {why}",
-        kind.kind, kind.version, kind.kind
+        kind.name, kind.version, kind.name
     ))
 }
 
@@ -407,7 +407,7 @@ fn own(
     ownership: Ownership,
     options: &Options,
 ) -> Value {
-    let shape = Shape::of(target.kind.kind);
+    let shape = Shape::of(target.kind.name);
     let managers = match ownership {
         Ownership::OfChanges(operation) => {
             let owner = owner(target, operation, options);

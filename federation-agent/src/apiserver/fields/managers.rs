@@ -70,17 +70,16 @@ impl Operation {
 impl Owner {
     /// As kube-apiserver names an owner in conflicts.
     pub(super) fn describe(&self, time: &Value) -> String {
-        let mut text = format!("\"{}\"", self.manager);
-        if !self.subresource.is_empty() {
-            text.push_str(&format!(" with subresource \"{}\"", self.subresource));
-        }
-        if self.operation == Operation::Update {
-            text.push_str(&format!(" using {}", self.api_version));
-            if let Some(time) = time.as_str() {
-                text.push_str(&format!(" at {time}"));
-            }
-        }
-        text
+        let through = match self.subresource.as_str() {
+            "" => String::new(),
+            subresource => format!(" with subresource \"{subresource}\""),
+        };
+        let since = match (self.operation, time.as_str()) {
+            (Operation::Apply, _) => String::new(),
+            (Operation::Update, None) => format!(" using {}", self.api_version),
+            (Operation::Update, Some(time)) => format!(" using {} at {time}", self.api_version),
+        };
+        format!("\"{}\"{through}{since}", self.manager)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How the values of a kind merge: what kube-apiserver reads from `x-kubernetes-list-type` and `-map-type`.
 //!
 //! Rust's Kubernetes types do not carry these marks, so the few places where they matter stand here. Without a mark a
-//! list is replaced whole and an object merges field by field, as in any CustomResourceDefinition.
+//! list is replaced whole and an object merges field by field, as in any custom resource.
 
 use super::Path;
 

@@ -34,7 +34,13 @@ pub struct Refusal(pub String);
 /// The [`Admit`] of a type.
 pub fn admit<T: Admission>(object: &Value, old: Option<&Value>) -> Result<Admitted, Refusal> {
     let mut unknown_fields = Vec::new();
-    let mut typed: T = decode(object, |path| unknown_fields.push(path))?;
+    // Every object has a kind, also those whose type has no field for it.
+    let mut note = |path: String| {
+        if path != "apiVersion" && path != "kind" {
+            unknown_fields.push(path);
+        }
+    };
+    let mut typed: T = decode(object, &mut note)?;
     let old = old.map(|old| decode::<T>(old, drop)).transpose()?;
     typed.set_defaults(old.as_ref());
     let mut faults = FieldErrors::default();
@@ -57,7 +63,7 @@ fn bracket_indices(path: &str) -> String {
     // `?` is how serde_ignored marks the inside of an optional value.
     for part in path.split('.').filter(|part| *part != "?") {
         if !written.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
-            written.push_str(&format!("[{part}]"));
+            written.extend(["[", part, "]"]);
         } else {
             if !written.is_empty() {
                 written.push('.');

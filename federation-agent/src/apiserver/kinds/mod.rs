@@ -20,7 +20,7 @@ pub struct Kind {
     /// Empty for the core group.
     pub group: &'static str,
     pub version: &'static str,
-    pub kind: &'static str,
+    pub name: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
     pub short_names: &'static [&'static str],
@@ -29,10 +29,7 @@ pub struct Kind {
     pub status: Status,
     /// `metadata.generation` counts the changes of what is not status.
     pub generation: bool,
-    /// Updates without a resource version are taken (older kinds only).
-    pub unconditional_update: bool,
-    /// A PUT to a name that does not exist creates it.
-    pub create_on_update: bool,
+    pub update: Update,
     pub name_rule: names::Rule,
     /// Fields that a field selector may name, beside `metadata.name` and `metadata.namespace`.
     pub selectable: &'static [&'static str],
@@ -49,6 +46,29 @@ pub enum Status {
     Subresource,
     /// As `Subresource`, but whoever creates the object may set it (a kubelet registers its Node whole).
     SetOnCreate,
+}
+
+/// What a PUT may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Nothing: the object must exist, and the version that is replaced must be named.
+    Conditional,
+    /// The version (kinds older than that rule).
+    Unconditional,
+    /// The version, and the object may be new.
+    OrCreate,
+    /// The object may be new; where it exists, the version must be named.
+    ConditionalOrCreate,
+}
+
+impl Update {
+    pub fn may_omit_version(self) -> bool {
+        matches!(self, Self::Unconditional | Self::OrCreate)
+    }
+
+    pub fn may_create(self) -> bool {
+        matches!(self, Self::OrCreate | Self::ConditionalOrCreate)
+    }
 }
 
 impl Kind {
@@ -75,7 +95,7 @@ impl Kind {
     }
 
     pub fn is(&self, other: &Self) -> bool {
-        self.group == other.group && self.kind == other.kind
+        self.group == other.group && self.name == other.name
     }
 
     pub fn has_status(&self) -> bool {
@@ -96,15 +116,14 @@ pub fn by_qualified_name(qualified: &str) -> Option<&'static Kind> {
 const BASE: Kind = Kind {
     group: "",
     version: "v1",
-    kind: "",
+    name: "",
     plural: "",
     singular: "",
     short_names: &[],
     namespaced: true,
     status: Status::None,
     generation: false,
-    unconditional_update: true,
-    create_on_update: false,
+    update: Update::Unconditional,
     name_rule: names::dns_subdomain,
     selectable: &[],
     admit: admit::<ConfigMap>,
@@ -113,7 +132,7 @@ const BASE: Kind = Kind {
 };
 
 pub static NAMESPACE: Kind = Kind {
-    kind: "Namespace",
+    name: "Namespace",
     plural: "namespaces",
     singular: "namespace",
     short_names: &["ns"],
@@ -128,7 +147,7 @@ pub static NAMESPACE: Kind = Kind {
 };
 
 pub static SERVICE: Kind = Kind {
-    kind: "Service",
+    name: "Service",
     plural: "services",
     singular: "service",
     short_names: &["svc"],
@@ -142,7 +161,7 @@ pub static SERVICE: Kind = Kind {
 };
 
 pub static SECRET: Kind = Kind {
-    kind: "Secret",
+    name: "Secret",
     plural: "secrets",
     singular: "secret",
     selectable: &["type"],
@@ -153,7 +172,7 @@ pub static SECRET: Kind = Kind {
 };
 
 pub static CONFIG_MAP: Kind = Kind {
-    kind: "ConfigMap",
+    name: "ConfigMap",
     plural: "configmaps",
     singular: "configmap",
     short_names: &["cm"],
@@ -162,11 +181,11 @@ pub static CONFIG_MAP: Kind = Kind {
 };
 
 pub static EVENT: Kind = Kind {
-    kind: "Event",
+    name: "Event",
     plural: "events",
     singular: "event",
     short_names: &["ev"],
-    create_on_update: true,
+    update: Update::OrCreate,
     selectable: &[
         "involvedObject.kind",
         "involvedObject.namespace",
@@ -186,7 +205,7 @@ pub static EVENT: Kind = Kind {
 };
 
 pub static NODE: Kind = Kind {
-    kind: "Node",
+    name: "Node",
     plural: "nodes",
     singular: "node",
     short_names: &["no"],
@@ -201,7 +220,7 @@ pub static NODE: Kind = Kind {
 
 pub static ENDPOINT_SLICE: Kind = Kind {
     group: "discovery.k8s.io",
-    kind: "EndpointSlice",
+    name: "EndpointSlice",
     plural: "endpointslices",
     singular: "endpointslice",
     generation: true,
@@ -213,11 +232,10 @@ pub static ENDPOINT_SLICE: Kind = Kind {
 
 pub static LEASE: Kind = Kind {
     group: "coordination.k8s.io",
-    kind: "Lease",
+    name: "Lease",
     plural: "leases",
     singular: "lease",
-    unconditional_update: false,
-    create_on_update: true,
+    update: Update::ConditionalOrCreate,
     admit: admit::<Lease>,
     schema: SchemaGenerator::subschema_for::<Lease>,
     columns: table::leases,
@@ -227,13 +245,13 @@ pub static LEASE: Kind = Kind {
 pub static CLUSTER: Kind = Kind {
     group: crate::api::GROUP,
     version: crate::api::VERSION,
-    kind: "Cluster",
+    name: "Cluster",
     plural: "clusters",
     singular: "cluster",
     namespaced: false,
     status: Status::Subresource,
     generation: true,
-    unconditional_update: false,
+    update: Update::Conditional,
     admit: admit::<Cluster>,
     schema: SchemaGenerator::subschema_for::<Cluster>,
     columns: table::custom::<Cluster>,
@@ -243,13 +261,13 @@ pub static CLUSTER: Kind = Kind {
 pub static FEDERATED_SERVICE: Kind = Kind {
     group: crate::api::GROUP,
     version: crate::api::VERSION,
-    kind: "FederatedService",
+    name: "FederatedService",
     plural: "federatedservices",
     singular: "federatedservice",
     short_names: &["fsvc"],
     status: Status::Subresource,
     generation: true,
-    unconditional_update: false,
+    update: Update::Conditional,
     admit: admit::<FederatedService>,
     schema: SchemaGenerator::subschema_for::<FederatedService>,
     columns: table::custom::<FederatedService>,
@@ -280,7 +298,7 @@ mod tests {
         for (row, crd) in [(&CLUSTER, Cluster::crd()), (&FEDERATED_SERVICE, FederatedService::crd())] {
             let names = crd.spec.names;
             assert_eq!(row.group, crd.spec.group);
-            assert_eq!(row.kind, names.kind);
+            assert_eq!(row.name, names.kind);
             assert_eq!(row.plural, names.plural);
             assert_eq!(Some(row.singular), names.singular.as_deref());
             assert_eq!(row.short_names, names.short_names.unwrap_or_default());

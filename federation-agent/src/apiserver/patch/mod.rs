@@ -2,6 +2,8 @@
 
 mod strategic;
 
+pub use strategic::merging_lists;
+
 use axum::body::Bytes;
 use http::HeaderMap;
 use serde_json::Value;

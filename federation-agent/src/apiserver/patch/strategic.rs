@@ -27,23 +27,31 @@ const LISTS: &[(&str, &str, Merge)] = &[
     ("Node", "status.conditions", Merge::Key("type")),
 ];
 
+/// The lists of a kind that merge, as its schema marks them: path, and the key of their items where they have one.
+pub fn merging_lists(kind: &Kind) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    LISTS.iter().filter(|(of, _, _)| of.is_empty() || *of == kind.name).map(|(_, at, how)| match how {
+        Merge::Key(key) => (*at, Some(*key)),
+        Merge::Union => (*at, None),
+    })
+}
+
 pub(super) fn merge(kind: &Kind, object: &mut Value, patch: &Value) -> Result<(), ApiError> {
     merge_value(kind, "", object, patch)
 }
 
-fn strategy(kind: &Kind, path: &str) -> Option<Merge> {
-    let list = LISTS.iter().find(|(of, at, _)| *at == path && (of.is_empty() || *of == kind.kind));
+fn strategy(kind: &Kind, at: &str) -> Option<Merge> {
+    let list = LISTS.iter().find(|(of, list, _)| *list == at && (of.is_empty() || *of == kind.name));
     list.map(|(_, _, merge)| *merge)
 }
 
-fn below(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+fn below(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
 }
 
-fn merge_value(kind: &Kind, path: &str, value: &mut Value, patch: &Value) -> Result<(), ApiError> {
-    match (patch, strategy(kind, path)) {
-        (Value::Object(patch), _) => merge_object(kind, path, value, patch),
-        (Value::Array(patch), Some(how)) => merge_list(kind, path, value, patch, how),
+fn merge_value(kind: &Kind, at: &str, value: &mut Value, patch: &Value) -> Result<(), ApiError> {
+    match (patch, strategy(kind, at)) {
+        (Value::Object(patch), _) => merge_object(kind, at, value, patch),
+        (Value::Array(patch), Some(how)) => merge_list(kind, at, value, patch, how),
         (patch, _) => {
             *value = patch.clone();
             Ok(())
@@ -53,7 +61,7 @@ fn merge_value(kind: &Kind, path: &str, value: &mut Value, patch: &Value) -> Res
 
 fn merge_object(
     kind: &Kind,
-    path: &str,
+    at: &str,
     value: &mut Value,
     patch: &Map<String, Value>,
 ) -> Result<(), ApiError> {
@@ -67,7 +75,7 @@ fn merge_object(
             *value = Value::Object(Map::new());
             return Ok(());
         }
-        Some(other) => return Err(unknown_directive(other, path)),
+        Some(other) => return Err(unknown_directive(other, at)),
     }
     if !value.is_object() {
         *value = Value::Object(Map::new());
@@ -89,26 +97,20 @@ fn merge_object(
             fields.shift_remove(name);
         } else {
             let field = fields.entry(name.clone()).or_insert(Value::Null);
-            merge_value(kind, &below(path, name), field, inner)?;
+            merge_value(kind, &below(at, name), field, inner)?;
         }
     }
     for (name, order) in patch {
         if let (Some(list), Some(order)) = (name.strip_prefix("$setElementOrder/"), order.as_array())
             && let Some(items) = fields.get_mut(list).and_then(Value::as_array_mut)
         {
-            reorder(items, order, strategy(kind, &below(path, list)));
+            reorder(items, order, strategy(kind, &below(at, list)));
         }
     }
     Ok(())
 }
 
-fn merge_list(
-    kind: &Kind,
-    path: &str,
-    value: &mut Value,
-    patch: &[Value],
-    how: Merge,
-) -> Result<(), ApiError> {
+fn merge_list(kind: &Kind, at: &str, value: &mut Value, patch: &[Value], how: Merge) -> Result<(), ApiError> {
     if !value.is_array() {
         *value = Value::Array(Vec::new());
     }
@@ -132,11 +134,11 @@ fn merge_list(
                 match (place, directive) {
                     (_, Some("delete")) => items.retain(|item| item.get(key) != Some(id)),
                     (Some(index), _) => {
-                        merge_value(kind, path_of_item(path).as_str(), &mut items[index], item)?
+                        merge_value(kind, path_of_item(at).as_str(), &mut items[index], item)?;
                     }
                     (None, _) => {
                         let mut new = Value::Null;
-                        merge_value(kind, path_of_item(path).as_str(), &mut new, item)?;
+                        merge_value(kind, path_of_item(at).as_str(), &mut new, item)?;
                         items.push(new);
                     }
                 }
@@ -147,8 +149,8 @@ fn merge_list(
 }
 
 /// Lists inside of items have no entry in [`LISTS`]: a path that none has.
-fn path_of_item(path: &str) -> String {
-    format!("{path}[]")
+fn path_of_item(at: &str) -> String {
+    format!("{at}[]")
 }
 
 /// Items named in `order` come in that order, the others stay behind those that they followed.
@@ -175,6 +177,6 @@ fn owned((name, value): (&String, &Value)) -> (String, Value) {
     (name.clone(), value.clone())
 }
 
-fn unknown_directive(directive: &str, path: &str) -> ApiError {
-    ApiError::bad_request(format!("unknown patch type \"{directive}\" at \"{path}\""))
+fn unknown_directive(directive: &str, at: &str) -> ApiError {
+    ApiError::bad_request(format!("unknown patch type \"{directive}\" at \"{at}\""))
 }

@@ -1,9 +1,12 @@
 //! The file: keys to JSON text, and the last revision. Every commit is on the disk before it returns.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Error, Result, anyhow};
+use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
 };
@@ -35,7 +38,12 @@ impl Disk {
     pub(super) fn open(path: &Path) -> Result<(Self, Contents)> {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-        let database = builder.create(path).map_err(|error| explain(error, path))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.with_context(|| format!("open the store {}", path.display()))?;
+        let database = FileBackend::new(file)
+            .and_then(|backend| builder.create_with_backend(backend))
+            .map_err(|error| explain(error, path))?;
         let disk = Self { database };
         let contents = disk.read().with_context(|| damaged(path))?;
         Ok((disk, contents))

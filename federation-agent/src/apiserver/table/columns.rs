@@ -53,7 +53,7 @@ fn items<'a>(object: &'a Value, path: &str) -> &'a [Value] {
     at(object, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-fn joined(values: Vec<String>, absent: &str) -> String {
+fn joined(values: &[String], absent: &str) -> String {
     if values.is_empty() { absent.to_owned() } else { values.join(",") }
 }
 
@@ -157,11 +157,11 @@ columns! {
         text("AddressType", |object| string(object, "addressType", "")),
         text("Ports", |object| {
             let port = |port: &Value| port.get("port").map_or_else(|| "*".to_owned(), ToString::to_string);
-            shortened(items(object, "ports").iter().map(port).collect(), "<unset>")
+            shortened(&items(object, "ports").iter().map(port).collect::<Vec<_>>(), "<unset>")
         }),
         text("Endpoints", |object| {
             let addresses = items(object, "endpoints").iter().flat_map(|endpoint| items(endpoint, "addresses"));
-            shortened(addresses.filter_map(Value::as_str).map(str::to_owned).collect(), "<unset>")
+            shortened(&addresses.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>(), "<unset>")
         }),
         age(),
     ]
@@ -170,10 +170,10 @@ columns! {
 }
 
 /// The first three, and how many more there are.
-fn shortened(values: Vec<String>, absent: &str) -> String {
+fn shortened(values: &[String], absent: &str) -> String {
     const SHOWN: usize = 3;
     let more = values.len().saturating_sub(SHOWN);
-    let shown = joined(values.into_iter().take(SHOWN).collect(), absent);
+    let shown = joined(&values[..values.len() - more], absent);
     if more > 0 { format!("{shown} + {more} more...") } else { shown }
 }
 
@@ -182,7 +182,7 @@ fn labels(object: &Value, path: &str) -> String {
     let mut labels: Vec<_> =
         labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     labels.sort();
-    joined(labels, NONE)
+    joined(&labels, NONE)
 }
 
 fn external_ip(service: &Value) -> String {
@@ -200,9 +200,9 @@ fn external_ip(service: &Value) -> String {
             let mut ingress = strings("status.loadBalancer.ingress", "ip");
             ingress.extend(strings("status.loadBalancer.ingress", "hostname"));
             ingress.append(&mut ips);
-            joined(ingress, "<pending>")
+            joined(&ingress, "<pending>")
         }
-        _ => joined(ips, NONE),
+        _ => joined(&ips, NONE),
     }
 }
 
@@ -215,7 +215,7 @@ fn ports(service: &Value) -> String {
             node_port => format!("{}:{node_port}/{protocol}", number("port")),
         }
     };
-    joined(items(service, "spec.ports").iter().map(port).collect(), NONE)
+    joined(&items(service, "spec.ports").iter().map(port).collect::<Vec<_>>(), NONE)
 }
 
 fn last_seen(event: &Value) -> String {
@@ -246,7 +246,7 @@ fn node_roles(node: &Value) -> String {
         .map(str::to_owned)
         .collect();
     roles.sort();
-    joined(roles, NONE)
+    joined(&roles, NONE)
 }
 
 fn node_address(node: &Value, sort: &str) -> String {

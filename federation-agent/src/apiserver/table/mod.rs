@@ -36,7 +36,7 @@ pub fn render(
     objects: &[Arc<Stored>],
     version: &str,
     include_object: &str,
-    metadata: Value,
+    metadata: &Value,
 ) -> Value {
     let columns = (kind.columns)();
     let definitions: Vec<_> = columns

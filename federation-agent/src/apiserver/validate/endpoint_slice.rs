@@ -1,4 +1,4 @@
-//! EndpointSlices.
+//! `EndpointSlice`s.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

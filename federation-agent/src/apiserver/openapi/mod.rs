@@ -1,10 +1,14 @@
 //! The schemas of the kinds, for clients that check before they send.
 
+mod protobuf;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::Path;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use http::{HeaderMap, header};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -12,19 +16,35 @@ use serde_json::{Map, Value, json};
 use super::api::Api;
 use super::discovery::group_versions;
 use super::kinds::{KINDS, Kind};
+use super::patch::merging_lists;
 use super::status::ApiError;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 pub fn routes() -> Router<Arc<Api>> {
     Router::new()
-        .route("/openapi/v2", get(async || Json(&*V2)))
+        .route("/openapi/v2", get(v2))
         .route("/openapi/v3", get(index))
         .route("/openapi/v3/api/{version}", get(async |Path(version): Path<String>| v3("", &version)))
         .route(
             "/openapi/v3/apis/{group}/{version}",
             get(async |Path((group, version)): Path<(String, String)>| v3(&group, &version)),
         )
+}
+
+/// The media type of the document in Protocol Buffers.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The same as clients before 1.27 ask for it; as the type of an answer, newer Go refuses the `@`.
+const OLDER_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+async fn v2(headers: HeaderMap) -> Response {
+    static ENCODED: LazyLock<Vec<u8>> = LazyLock::new(|| protobuf::encode(&V2));
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accept.contains(PROTOBUF) || accept.contains(OLDER_PROTOBUF) {
+        ([(header::CONTENT_TYPE, PROTOBUF)], ENCODED.as_slice()).into_response()
+    } else {
+        Json(&*V2).into_response()
+    }
 }
 
 static V2: LazyLock<Value> = LazyLock::new(|| {
@@ -65,7 +85,7 @@ fn v3(group: &str, version: &str) -> Result<Json<Value>, ApiError> {
 }
 
 fn gvk(kind: &Kind) -> Value {
-    json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
+    json!({ "group": kind.group, "version": kind.version, "kind": kind.name })
 }
 
 /// The kinds' schemas and all that they refer to, by name.
@@ -84,8 +104,28 @@ fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value
         properties["apiVersion"] = json!({ "type": "string" });
         properties["kind"] = json!({ "type": "string" });
         properties["metadata"] = json!({ "$ref": format!("#{definitions_path}/{META}") });
+        for (path, key) in merging_lists(kind) {
+            if let Some(list) = property(&mut schemas, &name, path) {
+                list["x-kubernetes-patch-strategy"] = "merge".into();
+                if let Some(key) = key {
+                    list["x-kubernetes-patch-merge-key"] = key.into();
+                }
+            }
+        }
     }
     schemas
+}
+
+/// The schema of the field at a dotted path of the schema `root`, through references.
+fn property<'a>(schemas: &'a mut Map<String, Value>, root: &str, path: &str) -> Option<&'a mut Value> {
+    let (holders, last) = path.rsplit_once('.').unwrap_or(("", path));
+    let mut name = root.to_owned();
+    for holder in holders.split('.').filter(|holder| !holder.is_empty()) {
+        let field = schemas.get(&name)?.get("properties")?.get(holder)?;
+        let reference = field.get("$ref").or_else(|| field.get("allOf")?.get(0)?.get("$ref"))?.as_str()?;
+        name = reference.rsplit('/').next()?.to_owned();
+    }
+    schemas.get_mut(&name)?.get_mut("properties")?.get_mut(last)
 }
 
 fn reference_name(schema: &schemars::Schema) -> String {
@@ -133,4 +173,35 @@ fn paths(kinds: &[&Kind]) -> Map<String, Value> {
         );
     }
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::kinds::SERVICE;
+
+    #[test]
+    fn every_list_that_merges_is_marked_so_in_the_schema_that_clients_patch_by() {
+        let schemas = schemas(&KINDS, "/definitions");
+        for kind in KINDS.into_iter().filter(|kind| kind.group != crate::api::GROUP) {
+            let root =
+                schemas.iter().find(|(_, schema)| schema["x-kubernetes-group-version-kind"][0] == gvk(kind));
+            let (root, _) = root.unwrap_or_else(|| panic!("{} has a schema", kind.name));
+            for (path, key) in merging_lists(kind) {
+                let mut schemas = schemas.clone();
+                let list =
+                    property(&mut schemas, root, path).unwrap_or_else(|| panic!("{path} of {}", kind.name));
+                assert_eq!(list["x-kubernetes-patch-strategy"], "merge", "{path} of {}", kind.name);
+                assert_eq!(list.get("x-kubernetes-patch-merge-key").and_then(Value::as_str), key);
+            }
+        }
+    }
+
+    #[test]
+    fn clients_that_ask_before_they_rely_on_it_find_field_validation() {
+        let paths = paths(&[&SERVICE]);
+        let patch = &paths["/api/v1/namespaces/{namespace}/services/{name}"]["patch"];
+        let parameters = patch["parameters"].as_array().expect("a list");
+        assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));
+    }
 }
