@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -69,7 +69,7 @@ async fn resource(State(api): State<Arc<Api>>, request: Request) -> Result<Respo
             (false, false) => read::get(&api.store, &target, form, &parameters),
         };
     }
-    let body = read_body(&parts.headers, body).await?;
+    let body = to_bytes(body, MOST_BODY_BYTES).await.map_err(|_| ApiError::too_large(MOST_BODY_BYTES))?;
     let change = Change { target, parameters, headers: parts.headers, body };
     match (parts.method, change.target.name.is_empty()) {
         (Method::POST, true) => change.create(&api.store).await,
@@ -79,14 +79,6 @@ async fn resource(State(api): State<Arc<Api>>, request: Request) -> Result<Respo
         (Method::DELETE, true) => change.delete_collection(&api.store).await,
         _ => Err(ApiError::method_not_allowed()),
     }
-}
-
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > MOST_BODY_BYTES) {
-        return Err(ApiError::too_large(MOST_BODY_BYTES));
-    }
-    to_bytes(body, MOST_BODY_BYTES).await.map_err(|_| ApiError::too_large(MOST_BODY_BYTES))
 }
 
 /// A request that changes something.

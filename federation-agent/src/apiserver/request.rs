@@ -210,3 +210,80 @@ pub fn decode_object(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiErro
         Err(ApiError::bad_request("the body of the request must be a JSON object"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_collections_objects_and_their_halves() {
+        let cases = [
+            ("/api/v1/namespaces", "namespaces||"),
+            ("/api/v1/namespaces/a", "namespaces||a"),
+            ("/api/v1/namespaces/a/status", "namespaces||a status"),
+            ("/api/v1/services", "services||"),
+            ("/api/v1/namespaces/a/services", "services|a|"),
+            ("/api/v1/namespaces/a/services/b", "services|a|b"),
+            ("/api/v1/namespaces/a/services/b/status", "services|a|b status"),
+            ("/apis/federation.dev/v1alpha1/clusters/c", "clusters||c"),
+            ("/apis/discovery.k8s.io/v1/namespaces/a/endpointslices", "endpointslices|a|"),
+        ];
+        for (path, expected) in cases {
+            let target = Target::parse(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let half = if target.is_status { " status" } else { "" };
+            let found = format!("{}|{}|{}{half}", target.kind.plural, target.namespace, target.name);
+            assert_eq!(found, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_name_nothing_are_not_found() {
+        for path in [
+            "/",
+            "/api",
+            "/api/v2/services",
+            "/api/v1/pods",
+            "/api/v1/services/without-a-namespace",
+            "/api/v1/namespaces/a/nodes",
+            "/api/v1/namespaces/a/services/b/scale",
+            "/api/v1/namespaces/a/secrets/b/status",
+            "/apis/federation.dev/v1/clusters",
+        ] {
+            assert!(Target::parse(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_first_form_that_can_be_had_is_taken() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let cases = [
+            ("", Some(Form::Json)),
+            ("*/*", Some(Form::Json)),
+            ("application/json", Some(Form::Json)),
+            (table, Some(Form::Table("v1"))),
+            (
+                "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                Some(Form::Table("v1beta1")),
+            ),
+            ("application/json;as=Table;v=v2;g=meta.k8s.io,application/json", Some(Form::Json)),
+            ("application/vnd.kubernetes.protobuf,application/json", Some(Form::Json)),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Metadata("v1"))),
+            ("application/vnd.kubernetes.protobuf", None),
+        ];
+        for (accept, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().expect("a header"));
+            assert_eq!(Form::of(&headers).ok(), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn flags_are_read_as_go_reads_them() {
+        for (query, expected) in
+            [("watch=1", true), ("watch", true), ("watch=False", false), ("watch=0", false), ("", false)]
+        {
+            let uri = format!("/api/v1/services?{query}").parse().expect("a URI");
+            assert_eq!(Parameters::of(&uri).expect("parameters").watch, expected, "{query}");
+        }
+    }
+}

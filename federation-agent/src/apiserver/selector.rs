@@ -167,3 +167,51 @@ impl FieldTerm {
         (value == self.value) == self.equal
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::apiserver::kinds::SERVICE;
+
+    #[test]
+    fn label_selectors_match_as_on_any_cluster() {
+        let object = json!({ "metadata": { "labels": { "tier": "front", "example.com/rank": "7" } } });
+        let cases = [
+            ("", true),
+            ("tier=front", true),
+            ("tier==front", true),
+            ("tier = back", false),
+            ("tier!=back", true),
+            ("other!=back", true),
+            ("tier in (front, back)", true),
+            ("tier in (back)", false),
+            ("tier notin (back)", true),
+            ("other notin (back)", true),
+            ("tier", true),
+            ("!tier", false),
+            ("!other", true),
+            ("example.com/rank>6", true),
+            ("example.com/rank<7", false),
+            ("tier=front,!other,example.com/rank in (7,8)", true),
+            ("tier=front,other", false),
+            ("empty in ()", false),
+        ];
+        for (selector, expected) in cases {
+            let parsed =
+                Selector::parse(&SERVICE, selector, "").unwrap_or_else(|error| panic!("{selector}: {error}"));
+            assert_eq!(parsed.matches(&object), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn selectors_that_mean_nothing_are_refused() {
+        for selector in ["a in front", "a on (b)", "a)", "=b", "a=b c", "/a", "a>b", "-a"] {
+            assert!(Selector::parse(&SERVICE, selector, "").is_err(), "{selector}");
+        }
+        for selector in ["metadata.name", "spec.ports=80"] {
+            assert!(Selector::parse(&SERVICE, "", selector).is_err(), "{selector}");
+        }
+    }
+}

@@ -105,6 +105,15 @@ impl Path {
             && fields.next().is_none()
     }
 
+    /// Whether it is a field that tells an item from its neighbours: without it the item would be another.
+    fn is_key(&self, shape: Shape) -> bool {
+        let [list @ .., Step::Item(_), Step::Field(name)] = self.0.as_slice() else { return false };
+        match shape.rule(&Self(list.to_vec()), true) {
+            Rule::Keyed(keys) => keys.iter().any(|key| key.field == name),
+            Rule::Granular | Rule::Map | Rule::Atomic | Rule::Set => false,
+        }
+    }
+
     pub fn starts_with(&self, prefix: &Path) -> bool {
         self.0.starts_with(&prefix.0)
     }
@@ -259,10 +268,11 @@ impl FieldSet {
         Value::Object(root)
     }
 
-    /// Takes the fields out of `object`. Containers that are empty afterwards stay, unless they are in the set too.
+    /// Takes the fields out of `object`. Containers that are empty afterwards stay, unless they are in the set too; so do
+    /// the keys of items that are not.
     pub fn remove_from(&self, object: &mut Value, shape: Shape) {
-        // Deepest first: a container goes after what is in it.
-        for path in self.0.iter().rev() {
+        // In order: an item goes whole, before the keys by which it is found.
+        for path in self.0.iter().filter(|path| !path.is_key(shape)) {
             remove(object, path, 0, shape);
         }
     }

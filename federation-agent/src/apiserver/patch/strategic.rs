@@ -180,3 +180,78 @@ fn owned((name, value): (&String, &Value)) -> (String, Value) {
 fn unknown_directive(directive: &str, at: &str) -> ApiError {
     ApiError::bad_request(format!("unknown patch type \"{directive}\" at \"{at}\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::apiserver::kinds::SERVICE;
+
+    #[test]
+    fn lists_and_directives_merge_as_kubectl_means_them() {
+        let ports = json!([{ "port": 80, "name": "a" }, { "port": 81, "name": "b" }]);
+        let cases = [
+            (
+                "an item by its key",
+                json!({ "ports": [{ "port": 81, "name": "c" }] }),
+                json!([{ "port": 80, "name": "a" }, { "port": 81, "name": "c" }]),
+            ),
+            (
+                "a new item",
+                json!({ "ports": [{ "port": 82 }] }),
+                json!([{ "port": 80, "name": "a" }, { "port": 81, "name": "b" }, { "port": 82 }]),
+            ),
+            (
+                "an item away",
+                json!({ "ports": [{ "port": 80, "$patch": "delete" }] }),
+                json!([{ "port": 81, "name": "b" }]),
+            ),
+            (
+                "the list replaced",
+                json!({ "ports": [{ "$patch": "replace" }, { "port": 9 }] }),
+                json!([{ "port": 9 }]),
+            ),
+            (
+                "an order",
+                json!({ "$setElementOrder/ports": [{ "port": 81 }, { "port": 80 }] }),
+                json!([{ "port": 81, "name": "b" }, { "port": 80, "name": "a" }]),
+            ),
+            (
+                "a null in an item",
+                json!({ "ports": [{ "port": 80, "name": null }] }),
+                json!([{ "port": 80 }, { "port": 81, "name": "b" }]),
+            ),
+        ];
+        for (case, patch, expected) in cases {
+            let mut object = json!({ "spec": { "ports": ports } });
+            merge(&SERVICE, &mut object, &json!({ "spec": patch }))
+                .unwrap_or_else(|error| panic!("{case}: {error}"));
+            assert_eq!(object["spec"]["ports"], expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn scalars_are_added_and_taken_away_one_by_one() {
+        let mut object = json!({ "metadata": { "finalizers": ["a", "b"] } });
+        let patch =
+            json!({ "metadata": { "finalizers": ["c", "a"], "$deleteFromPrimitiveList/finalizers": ["b"] } });
+        merge(&SERVICE, &mut object, &patch).expect("a patch");
+        assert_eq!(object["metadata"]["finalizers"], json!(["a", "c"]));
+    }
+
+    #[test]
+    fn only_what_is_kept_stays() {
+        let mut object = json!({ "spec": { "type": "NodePort", "clusterIP": "10.0.0.1" } });
+        let patch = json!({ "spec": { "$retainKeys": ["type"], "type": "ExternalName" } });
+        merge(&SERVICE, &mut object, &patch).expect("a patch");
+        assert_eq!(object["spec"], json!({ "type": "ExternalName" }));
+    }
+
+    #[test]
+    fn an_item_without_its_key_is_refused() {
+        let refusal = merge(&SERVICE, &mut json!({}), &json!({ "spec": { "ports": [{ "name": "a" }] } }));
+        let expected = "map: {\"name\":\"a\"} does not contain declared merge key: port";
+        assert_eq!(refusal.expect_err("a refusal").to_string(), expected);
+    }
+}

@@ -137,3 +137,24 @@ impl Subscription {
         self.position
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_fell_behind_the_ring_is_told_so() {
+        let mut history = History::starting_at(5);
+        let last = 5 + LENGTH as u64 + 2;
+        for revision in 6..=last {
+            let now = Arc::new(Stored { revision, object: Value::Null, text: bytes::Bytes::new() });
+            let key = Key { resource: "configmaps".into(), namespace: String::new(), name: String::new() };
+            history.push(Arc::new(Change { key, kind: ChangeKind::Added, now, before: None }));
+        }
+        assert_eq!(history.after(6).err(), Some(Compacted { asked: 6, oldest: 7 }));
+        let revisions: Vec<_> = history.after(7).expect("known").map(|change| change.now.revision).collect();
+        assert_eq!(revisions, (8..=last).collect::<Vec<_>>());
+    }
+}

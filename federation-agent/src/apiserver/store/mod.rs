@@ -173,3 +173,131 @@ impl State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::apiserver::kinds::CONFIG_MAP;
+
+    fn key(name: &str) -> Key {
+        Key::new(&CONFIG_MAP, "default", name)
+    }
+
+    fn object(name: &str, data: u8) -> Value {
+        json!({ "metadata": { "name": name, "namespace": "default" }, "data": { "value": data.to_string() } })
+    }
+
+    /// What the store holds, as a client sees it.
+    fn contents(store: &Store) -> BTreeMap<String, Value> {
+        let listed = store.list(&CONFIG_MAP, Some("default")).objects;
+        listed.into_iter().map(|(key, stored)| (key.name, stored.object.clone())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_job_that_fails_leaves_nothing_behind() {
+        let directory = TempDir::new().expect("a directory");
+        let (store, _end) = Store::open(directory.path()).expect("open");
+        store.write(|transaction| Ok(transaction.put(key("kept"), object("kept", 1)))).await.expect("write");
+        let revision = store.revision();
+        let failed = store.write(|transaction| -> Result<(), _> {
+            transaction.put(key("kept"), object("kept", 2));
+            transaction.put(key("new"), object("new", 2));
+            transaction.remove(key("kept"), object("kept", 2));
+            Err(ApiError::internal("no"))
+        });
+        failed.await.expect_err("it fails");
+        assert_eq!(store.revision(), revision);
+        let names: Vec<_> = contents(&store)
+            .into_iter()
+            .map(|(name, object)| (name, object["data"]["value"].clone()))
+            .collect();
+        assert_eq!(names, [("kept".to_owned(), json!("1"))]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8, u8),
+        Remove(u8),
+        Fail(u8),
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..5_u8, any::<u8>()).prop_map(|(name, data)| Step::Put(name, data)),
+            2 => (0..5_u8).prop_map(Step::Remove),
+            1 => (0..5_u8).prop_map(Step::Fail),
+            1 => Just(Step::Restart),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn what_a_watcher_saw_added_to_its_list_is_what_is_stored(steps in prop::collection::vec(step(), 1..30)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            runtime.block_on(async {
+                let directory = TempDir::new().expect("a directory");
+                let (mut store, mut end) = Store::open(directory.path()).expect("open");
+                let mut watched = contents(&store);
+                let mut subscription = store.subscribe(&CONFIG_MAP, store.revision()).expect("the newest revision");
+                for step in steps {
+                    let name = |number: u8| format!("map-{number}");
+                    match step {
+                        Step::Put(number, data) => {
+                            let name = name(number);
+                            let put = store.write(move |transaction| Ok(transaction.put(key(&name), object(&name, data))));
+                            put.await.expect("write");
+                        }
+                        Step::Remove(number) => {
+                            let name = name(number);
+                            let remove = store.write(move |transaction| Ok(transaction.remove(key(&name), object(&name, 0))));
+                            remove.await.expect("write");
+                        }
+                        Step::Fail(number) => {
+                            let name = name(number);
+                            let fail = store.write(move |transaction| -> Result<(), _> {
+                                transaction.put(key(&name), object(&name, 255));
+                                Err(ApiError::internal("no"))
+                            });
+                            fail.await.expect_err("it fails");
+                        }
+                        Step::Restart => {
+                            replay(&mut subscription, &store, &mut watched).await;
+                            drop(subscription);
+                            let before = (store.revision(), contents(&store));
+                            drop(store);
+                            end.await.expect_err("the writing thread ends without a word");
+                            (store, end) = Store::open(directory.path()).expect("open again");
+                            assert_eq!((store.revision(), contents(&store)), before);
+                            subscription = store.subscribe(&CONFIG_MAP, store.revision()).expect("the newest revision");
+                        }
+                    }
+                }
+                replay(&mut subscription, &store, &mut watched).await;
+                assert_eq!(watched, contents(&store));
+            });
+        }
+    }
+
+    /// Follows the subscription up to what is stored now.
+    async fn replay(subscription: &mut Subscription, store: &Store, watched: &mut BTreeMap<String, Value>) {
+        while subscription.progress() < store.revision() {
+            for change in subscription.next().await.expect("nothing is compacted") {
+                match change.kind {
+                    ChangeKind::Deleted => drop(watched.remove(&change.key.name)),
+                    ChangeKind::Added | ChangeKind::Modified => {
+                        watched.insert(change.key.name.clone(), change.now.object.clone());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -164,3 +164,34 @@ pub fn port_name(name: &str) -> Option<String> {
             .then(|| "must not begin or end with a hyphen".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_judged_by_the_rules_of_dns() {
+        let long = "a".repeat(64);
+        let cases: [(Rule, &[&str], &[&str]); 5] = [
+            (dns_label, &["a", "9", "a-b", "0-9"], &["", "A", "-a", "a-", "a.b", "a_b", &long]),
+            (dns_1035_label, &["a", "a9", "a-b"], &["", "9", "9a", "a.b", "a-", &long]),
+            (dns_subdomain, &["a", "a.b", "9.a-b.c"], &["", "a..b", ".a", "a.", "A.b", "a_b"]),
+            (
+                qualified_name,
+                &["a", "A_b.c", "example.com/a"],
+                &["", "/a", "example.com/", "a/b/c", "Example.com/a", "-a"],
+            ),
+            (port_name, &["http", "a-1"], &["", "80", "-a", "a-", "a--b", "sixteen-letters-", "HTTP"]),
+        ];
+        for (rule, right, wrong) in cases {
+            for name in right {
+                assert_eq!(rule(name), None, "{name}");
+            }
+            for name in wrong {
+                assert!(rule(name).is_some(), "{name}");
+            }
+        }
+        assert_eq!(label_value(""), None);
+        assert!(label_value("a b").is_some());
+    }
+}

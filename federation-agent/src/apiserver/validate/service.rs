@@ -24,9 +24,12 @@ const AFFINITY_TIMEOUT: i32 = 10_800;
 const LONGEST_AFFINITY_TIMEOUT: i32 = 86_400;
 
 impl Admission for Service {
-    fn set_defaults(&mut self, _old: Option<&Self>) {
+    fn set_defaults(&mut self, old: Option<&Self>) {
         let spec = self.spec.get_or_insert_default();
         spec.type_.get_or_insert_with(|| "ClusterIP".to_owned());
+        if let Some(old) = old.and_then(|old| old.spec.as_ref()) {
+            keep_allocated(spec, old);
+        }
         spec.session_affinity.get_or_insert_with(|| "None".to_owned());
         if spec.session_affinity.as_deref() == Some("ClientIP") {
             let config = spec.session_affinity_config.get_or_insert_with(SessionAffinityConfig::default);
@@ -114,6 +117,30 @@ impl Admission for Service {
         if let Some(old) = old.and_then(|old| old.spec.as_ref()) {
             immutable_cluster_ip(spec, old, errors);
         }
+    }
+}
+
+/// What was allocated once stays, also where a writer who never saw it leaves it out.
+fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
+    if is_type(spec, "ExternalName") || is_type(old, "ExternalName") {
+        return;
+    }
+    if spec.cluster_ip.as_ref().is_none_or(String::is_empty) && spec.cluster_ips.is_none() {
+        spec.cluster_ip.clone_from(&old.cluster_ip);
+        spec.cluster_ips.clone_from(&old.cluster_ips);
+    }
+    if spec.ip_family_policy.is_none() && spec.ip_families.is_none() {
+        spec.ip_family_policy.clone_from(&old.ip_family_policy);
+        spec.ip_families.clone_from(&old.ip_families);
+    }
+    if is_type(spec, "ClusterIP") {
+        return;
+    }
+    for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.is_none()) {
+        let protocol = |port: &ServicePort| port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let mut before = old.ports.iter().flatten();
+        let same = before.find(|old| old.port == port.port && protocol(old) == protocol(port));
+        port.node_port = same.and_then(|old| old.node_port);
     }
 }
 

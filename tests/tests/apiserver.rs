@@ -1,0 +1,16 @@
+//! The embedded Federation API as its clients meet it: the real program as a process, real `kubectl` and `kube`.
+
+#[path = "apiserver/access.rs"]
+mod access;
+#[path = "apiserver/durability.rs"]
+mod durability;
+#[path = "apiserver/kubectl.rs"]
+mod kubectl;
+#[path = "apiserver/objects.rs"]
+mod objects;
+#[path = "apiserver/patches.rs"]
+mod patches;
+#[path = "apiserver/server.rs"]
+mod server;
+#[path = "apiserver/watches.rs"]
+mod watches;

@@ -1,0 +1,64 @@
+//! Who is let in, and to what.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use http::Method;
+use serde_json::Value;
+
+use super::server::{JSON, SERVICES, Server, send, service};
+
+#[tokio::test]
+async fn a_stranger_is_unauthorized_and_a_reader_may_not_write() {
+    let server = Server::start();
+    let refusal = send(&server.stranger().await, Method::GET, SERVICES, JSON, &Value::Null).await;
+    assert_eq!((refusal.code, refusal.message()), (401, "Unauthorized"));
+
+    let reader = server.reader().await;
+    assert_eq!(send(&reader, Method::GET, SERVICES, JSON, &Value::Null).await.code, 200);
+    let refusal = send(&reader, Method::POST, SERVICES, JSON, &service("web")).await;
+    assert_eq!(refusal.code, 403);
+    assert_eq!(
+        refusal.message(),
+        "services is forbidden: User \"federation-node\" cannot create resource \"services\" in API group \"\" in \
+         the namespace \"default\""
+    );
+}
+
+#[tokio::test]
+async fn the_credentials_of_clusters_are_for_administrators_alone() {
+    let server = Server::start();
+    let secrets = "/api/v1/namespaces/federation-system/secrets";
+    assert_eq!(send(&server.client().await, Method::GET, secrets, JSON, &Value::Null).await.code, 200);
+    for path in [
+        secrets,
+        "/api/v1/secrets",
+        "/api/v1/namespaces/federation-system/secrets/one",
+        "/api/v1/secrets?watch=1",
+    ] {
+        let refusal = send(&server.reader().await, Method::GET, path, JSON, &Value::Null).await;
+        assert_eq!(refusal.code, 403, "{path}: {}", refusal.body);
+    }
+}
+
+#[tokio::test]
+async fn files_with_secrets_are_their_owners_alone() {
+    let server = Server::start();
+    let mode = |name: &str| fs::metadata(server.path(name)).expect("a file").permissions().mode() & 0o777;
+    for file in
+        ["admin.conf", "node.conf", "data/admin.token", "data/node.token", "data/ca.key", "data/store.redb"]
+    {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
+    assert_eq!(mode("data"), 0o700);
+}
+
+#[tokio::test]
+async fn a_probe_needs_no_token() {
+    let server = Server::start();
+    let stranger = server.stranger().await;
+    for path in ["/healthz", "/livez", "/readyz", "/version"] {
+        assert_eq!(send(&stranger, Method::GET, path, JSON, &Value::Null).await.code, 200, "{path}");
+    }
+    assert_eq!(send(&stranger, Method::GET, "/api", JSON, &Value::Null).await.code, 401);
+}
