@@ -14,14 +14,22 @@ use aya_build::{Package, Toolchain};
 use cargo_metadata::MetadataCommand;
 
 const PROGRAMS: &str = "federation-ebpf";
+/// What the benchmark holds the programs against; nothing of it is in the agent.
+const YARDSTICK: &str = "federation-ebpf-yardstick";
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=AYA_BUILD_SKIP");
+    let out = env::var_os("OUT_DIR").map(PathBuf::from).context("OUT_DIR is not set")?;
+    // Read by the build script of the tests, which hold the benchmark.
+    println!("cargo::metadata=yardstick={}", out.join(YARDSTICK).display());
     if env::var_os("AYA_BUILD_SKIP").is_some_and(|skip| skip == "1" || skip.eq_ignore_ascii_case("true")) {
         // Enough for lints and tests that never load a program.
-        return fs::write(out_dir()?.join(PROGRAMS), []).context("write an empty eBPF object");
+        for object in [PROGRAMS, YARDSTICK] {
+            fs::write(out.join(object), []).context("write an empty eBPF object")?;
+        }
+        return Ok(());
     }
     let metadata = MetadataCommand::new().no_deps().exec().context("read the workspace")?;
     let package = metadata.packages.iter().find(|package| package.name.as_str() == PROGRAMS);
@@ -33,10 +41,6 @@ fn main() -> Result<()> {
         [Package { name: PROGRAMS, root_dir: root.as_str(), ..Package::default() }],
         toolchain.as_deref().map_or(Toolchain::Nightly, Toolchain::Custom),
     )
-}
-
-fn out_dir() -> Result<PathBuf> {
-    env::var_os("OUT_DIR").map(PathBuf::from).context("OUT_DIR is not set")
 }
 
 /// Prefers the linker that setup has put into the project's own target folder.
@@ -71,7 +75,8 @@ fn choose_compiler() -> Result<Option<String>> {
         // Building `core` is an unstable feature of cargo, which only a nightly would offer otherwise.
         env::set_var("RUSTC_BOOTSTRAP", "1");
     }
-    Ok(env::var("RUSTUP_TOOLCHAIN").ok())
+    // Without rustup nobody asks for a toolchain by name.
+    Ok(Some(env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned())))
 }
 
 /// Whether that compiler's sysroot holds the standard library's source.

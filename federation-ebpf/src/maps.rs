@@ -155,11 +155,21 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Index into `FRONTEND_COUNTERS`.
     pub frontend: u32,
-    /// Seconds of the monotonic clock, written at most once a second.
+    /// The [`tick`] of a packet, written once a tick at most.
     pub last_seen: u32,
     pub port: u16,
     pub direction: Direction,
     pub state: TcpState,
+}
+
+/// Nanoseconds of a tick: about a second, and a shift away from what the kernel's clock says, where whole seconds would
+/// cost each packet a division.
+pub const TICK_NANOSECONDS: u64 = 1 << 30;
+
+/// The tick of a time of the monotonic clock. Wraps after 146 years.
+#[inline(always)]
+pub fn tick(nanoseconds: u64) -> u32 {
+    (nanoseconds / TICK_NANOSECONDS) as u32
 }
 
 /// Value of the counters, on each CPU.

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_n
 use federation_ebpf::{
     hash,
     maps::{
-        Affinity, Backend, BackendPlace, BackendState, Counter, Direction, Flow, FlowKey, Frontend,
+        self, Affinity, Backend, BackendPlace, BackendState, Counter, Direction, Flow, FlowKey, Frontend,
         FrontendKey, Protocol,
     },
     outcome::Outcome,
@@ -38,7 +38,7 @@ pub fn forward<F: Family>(
     bytes: u32,
     reach: Reach,
 ) -> Result<(Outcome, Translation<F::Address>), Outcome> {
-    let now = now_seconds();
+    let now = now();
     if let Some(entry) = F::flows().get_ptr_mut(&packet.key) {
         // SAFETY: entries are not freed while the program runs; fields may change under us on another CPU, and each
         // is written whole.
@@ -53,7 +53,9 @@ pub fn forward<F: Family>(
         }
         let reply = packet.key.answer_from(flow.address, flow.port);
         // Either may be gone already, which is what is wanted.
-        let _ = F::flows().remove(&reply);
+        if answers::<F>(&reply, &packet.key) {
+            let _ = F::flows().remove(&reply);
+        }
         let _ = F::flows().remove(&packet.key);
     }
     open::<F>(packet, bytes, reach, now)
@@ -116,9 +118,7 @@ fn open<F: Family>(
         }
         let flow = opened(packet, &frontend, *id, backend, now);
         let reply = key.answer_from(flow.address, flow.port);
-        if F::flows().insert(&reply, answering(key, &flow), BPF_NOEXIST.into()).is_err()
-            && !answers::<F>(&reply, key)
-        {
+        if !reserve::<F>(&reply, key, &flow) {
             refusal = Outcome::NoFreeReply;
             continue;
         }
@@ -164,6 +164,30 @@ fn answering<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> Flow<A> {
     Flow { address: key.destination, port: key.destination_port, direction: Direction::Reply, ..*flow }
 }
 
+/// Makes the entry of what comes back, unless another flow waits for an answer under the same key: two VIPs can share a
+/// backend, and a client its port.
+#[inline(always)]
+fn reserve<F: Family>(
+    reply: &FlowKey<F::Address>,
+    key: &FlowKey<F::Address>,
+    flow: &Flow<F::Address>,
+) -> bool {
+    let answer = answering(key, flow);
+    F::flows().insert(reply, answer, BPF_NOEXIST.into()).is_ok()
+        || ((answers::<F>(reply, key) || is_over::<F>(reply)) && F::flows().insert(reply, answer, 0).is_ok())
+}
+
+/// Whether nobody waits for what the entry under `reply` translates: its flow is closed or was evicted.
+#[inline(always)]
+fn is_over<F: Family>(reply: &FlowKey<F::Address>) -> bool {
+    // SAFETY: entries are not freed while the program runs.
+    let Some(flow) = (unsafe { F::flows().get(reply) }) else { return true };
+    let asked = reply.asked_at(flow.address, flow.port);
+    // SAFETY: as above.
+    let Some(forward) = (unsafe { F::flows().get(&asked) }) else { return true };
+    forward.state == TcpState::Closing || (forward.address, forward.port) != (reply.source, reply.source_port)
+}
+
 /// Whether the entry under `reply` answers `key`: left from a lost forward entry, or just made on another CPU.
 #[inline(always)]
 fn answers<F: Family>(reply: &FlowKey<F::Address>, key: &FlowKey<F::Address>) -> bool {
@@ -205,10 +229,9 @@ fn count<A>(flow: &Flow<A>, bytes: u32, flows: u64) {
     }
 }
 
-/// Seconds of the monotonic clock, to a tick: all that `last_seen` needs.
+/// The monotonic clock, to a jiffy (kernel 5.11): all that `last_seen` needs.
 #[inline(always)]
-fn now_seconds() -> u32 {
-    // SAFETY: a helper without arguments (kernel 5.11).
-    let nanoseconds = unsafe { bpf_ktime_get_coarse_ns() };
-    (nanoseconds / 1_000_000_000) as u32
+fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    maps::tick(unsafe { bpf_ktime_get_coarse_ns() })
 }

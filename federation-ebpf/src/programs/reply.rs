@@ -11,7 +11,7 @@ use super::{
 
 #[inline(always)]
 pub fn outcome(ctx: &TcContext) -> Outcome {
-    let skb = Skb(ctx);
+    let skb = Skb::new(ctx);
     let Some(ip) = packet::ipv4(&skb) else { return Outcome::NotOurs };
     // What cannot be read is not ours to judge here: it may be anybody's.
     let Ok(packet) = packet::transport(&skb, &ip) else { return Outcome::NotOurs };

@@ -13,12 +13,12 @@ use federation_ebpf::{
     checksum::Difference,
     maps::Protocol,
     outcome::Outcome,
-    packet::{self, Frame, HEADERS, NETWORK, Packet, Plain},
+    packet::{Frame, HEADERS, NETWORK, Packet, Plain},
 };
 
 use super::flow::Translation;
 
-pub struct Skb<'a>(pub &'a TcContext);
+pub struct Skb<'a>(&'a TcContext);
 
 impl Frame for Skb<'_> {
     #[inline(always)]
@@ -32,21 +32,21 @@ impl Frame for Skb<'_> {
     }
 }
 
-impl Skb<'_> {
+impl<'a> Skb<'a> {
+    /// Sees to it that the headers can be read: a driver may have left them outside the linear part.
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        let linear = ctx.data_end() - ctx.data();
+        if linear < HEADERS && linear < ctx.len() as usize {
+            // Without memory for it the packet ends where its linear part does, which reads as malformed.
+            let _ = ctx.pull_data((HEADERS as u32).min(ctx.len()));
+        }
+        Self(ctx)
+    }
+
     #[inline(always)]
     pub fn len(&self) -> u32 {
         self.0.len()
-    }
-
-    /// Reads the headers; where they are not in the linear part, they are brought there first.
-    #[inline(always)]
-    pub fn transport(&self) -> Result<Packet<[u8; 4]>, Outcome> {
-        let linear = self.0.data_end() - self.0.data();
-        if linear < HEADERS && (linear as u32) < self.len() {
-            self.0.pull_data((HEADERS as u32).min(self.len())).map_err(|_| Outcome::NotWritable)?;
-        }
-        let ip = packet::ipv4(self).ok_or(Outcome::Malformed)?;
-        packet::transport(self, &ip)
     }
 }
 
