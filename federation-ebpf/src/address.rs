@@ -6,6 +6,9 @@ use crate::hash::Mixer;
 pub trait Address: Copy + PartialEq + 'static {
     fn mix(self, mixer: &mut Mixer);
 
+    /// All of it in one word, equal for equal addresses.
+    fn word(self) -> u64;
+
     /// The ones' complement sum of its 16-bit words, not folded.
     fn sum(self) -> u32;
 }
@@ -13,7 +16,12 @@ pub trait Address: Copy + PartialEq + 'static {
 impl Address for [u8; 4] {
     #[inline(always)]
     fn mix(self, mixer: &mut Mixer) {
-        mixer.add(u64::from(u32::from_be_bytes(self)));
+        mixer.add(self.word());
+    }
+
+    #[inline(always)]
+    fn word(self) -> u64 {
+        u64::from(u32::from_be_bytes(self))
     }
 
     #[inline(always)]

@@ -41,7 +41,11 @@ pub fn connection<A: Address>(key: &FlowKey<A>) -> u32 {
     let mut mixer = Mixer::new();
     key.source.mix(&mut mixer);
     key.destination.mix(&mut mixer);
-    mixer.add(u64::from(key.source_port) << 32 | u64::from(key.destination_port) << 16 | key.protocol as u64);
+    mixer.add(
+        u64::from(key.source_port) << 48
+            | u64::from(key.destination_port) << 32
+            | u64::from(key.protocol as u32),
+    );
     mixer.finish()
 }
 

@@ -1,5 +1,8 @@
 //! What the maps hold. Addresses are bytes in network order, ports are numbers in host order: both read as a person
 //! writes them when bpftool prints them. No byte is without a name.
+//!
+//! What programs build on their stack or read on every packet is aligned to words, which byte arrays are not by
+//! themselves: the verifier lets nobody write a misaligned word to the stack.
 
 use crate::{address::Address, tcp::TcpState};
 
@@ -17,7 +20,8 @@ pub const FLOWS: usize = 1 << 18;
 /// Room for outcomes.
 pub const OUTCOMES: usize = 64;
 
-#[repr(u8)]
+/// As wide as a word, which leaves no gap to fill in the keys below.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     Tcp = 6,
@@ -25,13 +29,13 @@ pub enum Protocol {
 }
 
 /// Key of `FRONTENDS`.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrontendKey<A> {
     pub address: A,
-    pub port: u16,
     pub protocol: Protocol,
-    pub reserved: u8,
+    pub port: u16,
+    pub reserved: u16,
 }
 
 impl<A> FrontendKey<A> {
@@ -82,31 +86,30 @@ pub enum BackendPlace {
 }
 
 /// Value of `BACKENDS`, at the backend's id.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend<A> {
     pub address: A,
     /// Tells a tenant of this id from the one before.
     pub generation: u32,
+    pub protocol: Protocol,
     pub port: u16,
     /// The agent's number for the cluster.
     pub cluster: u16,
     pub state: BackendState,
     pub place: BackendPlace,
-    pub protocol: Protocol,
-    pub reserved: u8,
+    pub reserved: u16,
 }
 
 /// Key of `FLOWS`: a packet's five-tuple as it reaches the program.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey<A> {
     pub source: A,
     pub destination: A,
+    pub protocol: Protocol,
     pub source_port: u16,
     pub destination_port: u16,
-    pub protocol: Protocol,
-    pub reserved: [u8; 3],
 }
 
 impl<A: Address> FlowKey<A> {
@@ -118,7 +121,7 @@ impl<A: Address> FlowKey<A> {
         destination_port: u16,
         protocol: Protocol,
     ) -> Self {
-        Self { source, destination, source_port, destination_port, protocol, reserved: [0; 3] }
+        Self { source, destination, source_port, destination_port, protocol }
     }
 
     /// The key of what answers this, when `address` and `port` stand in for the destination.
@@ -146,7 +149,7 @@ pub enum Direction {
 }
 
 /// Value of `FLOWS`.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
     /// What the packet's destination (forward) or source (reply) becomes.
@@ -182,7 +185,7 @@ pub struct Counter {
 }
 
 /// The addresses that VIPs are taken from: a constant of the loaded programs.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range<A> {
     pub network: A,

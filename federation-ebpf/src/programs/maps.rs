@@ -67,8 +67,10 @@ impl Family for V4 {
 
     #[inline(always)]
     fn is_vip(address: [u8; 4]) -> bool {
-        // SAFETY: a constant of the loaded program; volatile, for the compiler knows only what it was built with.
-        unsafe { core::ptr::read_volatile(&raw const VIP_V4) }.contains(address)
+        // SAFETY: a constant of the loaded program, aligned to words and of as many; volatile, for the compiler knows
+        // only what it was built with, and by words, for it would load each byte by itself.
+        let [network, mask] = unsafe { core::ptr::read_volatile((&raw const VIP_V4).cast::<[u32; 2]>()) };
+        Range { network: network.to_ne_bytes(), mask: mask.to_ne_bytes() }.contains(address)
     }
 
     #[inline(always)]

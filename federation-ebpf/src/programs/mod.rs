@@ -6,6 +6,7 @@ mod from_pod;
 mod maps;
 mod reply;
 mod skb;
+mod words;
 mod xdp;
 
 use aya_ebpf::{

@@ -16,7 +16,7 @@ use federation_ebpf::{
     packet::{Frame, HEADERS, NETWORK, Packet, Plain},
 };
 
-use super::flow::Translation;
+use super::{flow::Translation, words};
 
 pub struct Skb<'a>(&'a TcContext);
 
@@ -27,8 +27,8 @@ impl Frame for Skb<'_> {
         if start + size_of::<T>() > self.0.data_end() {
             return None;
         }
-        // SAFETY: the whole of T lies within the packet, as just checked; plain types may be read anywhere.
-        Some(unsafe { (start as *const T).read_unaligned() })
+        // SAFETY: the whole of T lies within the packet, as just checked.
+        Some(unsafe { words::read(start as *const T) })
     }
 }
 

@@ -13,15 +13,15 @@ use federation_ebpf::{
     packet::{Frame, NETWORK, Packet, Plain},
 };
 
-use super::flow::Translation;
+use super::{flow::Translation, words};
 
 pub struct XdpFrame<'a>(pub &'a XdpContext);
 
 impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
-        // SAFETY: plain types may be read anywhere within the packet.
-        Some(unsafe { self.at::<T>(offset)?.read_unaligned() })
+        // SAFETY: the whole of T lies within the packet.
+        Some(unsafe { words::read(self.at::<T>(offset)?) })
     }
 }
 
@@ -34,8 +34,8 @@ impl XdpFrame<'_> {
     #[inline(always)]
     fn write<T: Plain>(&self, offset: usize, value: T) -> Result<(), Outcome> {
         let place = self.at::<T>(offset).ok_or(Outcome::NotWritable)?;
-        // SAFETY: plain types may be written anywhere within the packet, which is this program's alone.
-        unsafe { place.write_unaligned(value) };
+        // SAFETY: the whole of T lies within the packet, which is this program's alone.
+        unsafe { words::write(place, value) };
         Ok(())
     }
 
