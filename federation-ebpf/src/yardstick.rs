@@ -1,13 +1,22 @@
-//! Programs that the benchmark holds the data plane's against. Never shipped: the agent does not embed this object.
+//! What the benchmark runs: the data plane's own programs in a form that can be repeated, and what they are held
+//! against. Never shipped: the agent does not embed this object.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod programs;
 
 /// There is nothing to run on a host.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
-mod programs {
+mod measured {
     use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+
+    use super::programs;
+
+    /// Headers of Ethernet, IPv4 and TCP without options: all that a program rewrites.
+    type Headers = [u64; 7];
 
     /// What it costs to run any program at all.
     #[classifier]
@@ -15,13 +24,29 @@ mod programs {
         TC_ACT_UNSPEC
     }
 
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    /// `from_pod` that leaves the packet as it came, so that it meets the same packet in each repetition.
+    #[classifier]
+    pub fn from_pod_restored(ctx: TcContext) -> i32 {
+        restored(&ctx, || programs::tc_verdict(programs::from_pod::outcome(&ctx)))
+    }
 
-    #[panic_handler]
-    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-        // SAFETY: the verifier rejects a program from which this can be reached.
-        unsafe { core::hint::unreachable_unchecked() }
+    /// `to_pod` likewise.
+    #[classifier]
+    pub fn to_pod_restored(ctx: TcContext) -> i32 {
+        restored(&ctx, || programs::tc_verdict(programs::reply::outcome(&ctx)))
+    }
+
+    /// What the restoring itself costs.
+    #[classifier]
+    pub fn empty_restored(ctx: TcContext) -> i32 {
+        restored(&ctx, || TC_ACT_UNSPEC)
+    }
+
+    #[inline(always)]
+    fn restored(ctx: &TcContext, program: impl FnOnce() -> i32) -> i32 {
+        let Ok(headers) = ctx.load::<Headers>(0) else { return TC_ACT_UNSPEC };
+        let verdict = program();
+        let _ = ctx.store(0, &headers, 0);
+        verdict
     }
 }

@@ -1,5 +1,8 @@
 //! The command line: which role to play, or what to show.
 
+mod show;
+mod table;
+
 use std::io::IsTerminal as _;
 
 use anyhow::{Context as _, Result};
@@ -32,6 +35,16 @@ enum Command {
     Node(node::Args),
     /// Answer for the federation's names
     Dns(dns::Args),
+    /// Show what is attached, how full the maps are and what became of packets on this node
+    Status(show::Args),
+    /// Show every VIP and port with its backends
+    Services(show::Args),
+    /// Show every backend that this node's kernel knows
+    Backends(show::Args),
+    /// Show every connection through a VIP
+    Flows(show::Args),
+    /// Remove the programs and maps of this node
+    Detach(show::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -50,6 +63,11 @@ pub fn main() -> Result<()> {
             Command::Controller(args) => controller::run(args).await,
             Command::Node(args) => node::run(args).await,
             Command::Dns(args) => dns::run(args).await,
+            Command::Status(args) => show::status(&args),
+            Command::Services(args) => show::services(&args),
+            Command::Backends(args) => show::backends(&args),
+            Command::Flows(args) => show::flows(&args),
+            Command::Detach(args) => show::detach(&args),
         }
     })
 }

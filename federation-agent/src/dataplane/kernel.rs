@@ -8,7 +8,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
 };
 use federation_ebpf::{
-    maps::{Backend, Flow, FlowKey, Frontend, FrontendKey},
+    maps::{Backend, Flow, FlowKey, Frontend, FrontendKey, TICK_NANOSECONDS},
     tcp::TcpState,
 };
 
@@ -85,7 +85,8 @@ impl Maps {
     pub(super) fn backends_in_use(&self) -> Result<BTreeSet<u32>> {
         let now = now()?;
         let live = |flow: &Flow<V4>| {
-            let silent = now.saturating_sub(Duration::from_secs(flow.last_seen.into()));
+            let silent =
+                now.saturating_sub(Duration::from_nanos(u64::from(flow.last_seen) * TICK_NANOSECONDS));
             flow.state != TcpState::Closing && silent < IDLE
         };
         let mut in_use = BTreeSet::new();

@@ -8,6 +8,7 @@ mod pins;
 mod prerequisites;
 mod slices;
 mod tables;
+pub mod view;
 
 use std::{
     path::{Path, PathBuf},

@@ -2,9 +2,9 @@
 
 mod edge;
 mod flow;
-mod from_pod;
+pub mod from_pod;
 mod maps;
-mod reply;
+pub mod reply;
 mod skb;
 mod words;
 mod xdp;
@@ -46,7 +46,7 @@ pub fn to_wire(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn tc_verdict(outcome: Outcome) -> i32 {
+pub fn tc_verdict(outcome: Outcome) -> i32 {
     count(outcome);
     match outcome.verdict() {
         // Lets other programs on the hook have their turn: TCX_NEXT under tcx, "no verdict" under clsact.

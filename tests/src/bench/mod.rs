@@ -1,0 +1,3 @@
+//! The benchmark's cases.
+
+pub mod packet;
