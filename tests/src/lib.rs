@@ -1,8 +1,10 @@
 //! What demo, tests and benchmarks share: the lab, and a whole federation running in it.
 //!
 //! [`lab`] is a small world of network namespaces with power cuts and delays; it knows nothing of Kubernetes.
-//! [`demo`] tells the main story on both. [`federation`] fills it with the real processes. [`client`] asks as a user's program would.
+//! [`federation`] fills it with the real processes. [`client`] asks as a user's program would. [`demo`] tells the main
+//! story, [`bench`] measures.
 
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod federation;

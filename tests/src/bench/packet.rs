@@ -105,7 +105,9 @@ impl Bench {
             loader.map_pin_path(name, path.as_path());
         }
         let mut programs = loader.load(YARDSTICK).context("load the measured programs")?;
-        for program in ["from_pod", "to_pod", "empty", "from_pod_restored", "to_pod_restored", "empty_restored"] {
+        for program in
+            ["from_pod", "to_pod", "empty", "from_pod_restored", "to_pod_restored", "empty_restored"]
+        {
             let program: &mut SchedClassifier =
                 programs.program_mut(program).with_context(|| format!("no program {program}"))?.try_into()?;
             program.load()?;
@@ -133,8 +135,12 @@ impl Bench {
 }
 
 fn plan() -> Plan {
-    let backend =
-        Backend { address: BACKEND.into(), protocol: Protocol::Tcp, cluster: "europe-west1-d".into(), local: false };
+    let backend = Backend {
+        address: BACKEND.into(),
+        protocol: Protocol::Tcp,
+        cluster: "europe-west1-d".into(),
+        local: false,
+    };
     let target = Target {
         service: ServiceKey::new("my-namespace", "my-service"),
         scope: Scope::Nearest,
