@@ -121,7 +121,7 @@ impl<A: Address> FlowKey<A> {
         destination_port: u16,
         protocol: Protocol,
     ) -> Self {
-        Self { source, destination, source_port, destination_port, protocol }
+        Self { source, destination, protocol, source_port, destination_port }
     }
 
     /// The key of what answers this, when `address` and `port` stand in for the destination.

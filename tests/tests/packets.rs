@@ -40,7 +40,7 @@ fn ack() -> Frame {
 fn open(node: &Node, first: &Frame, backends: &[&'static str]) -> &'static str {
     let sent = node.send("from_pod", first);
     assert_eq!((sent.verdict, sent.outcome), (Verdict::Pass, Some(Outcome::Opened)), "{first:?}");
-    *backends
+    backends
         .iter()
         .find(|backend| sent.bytes == first.clone().to(backend).bytes())
         .expect("one of the backends")

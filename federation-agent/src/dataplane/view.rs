@@ -232,7 +232,7 @@ impl View {
     fn entries<K: Pod, V: Pod>(&self, name: &str, kind: fn(MapData) -> Map) -> Result<Vec<(K, V)>> {
         let map: HashMap<MapData, K, V> = self.map(name, kind)?;
         let mut entries = Vec::new();
-        for entry in map.iter() {
+        for entry in &map {
             match entry {
                 Ok(entry) => entries.push(entry),
                 // It left between the kernel's naming it and our reading it.

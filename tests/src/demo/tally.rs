@@ -88,30 +88,27 @@ impl Tally {
         self.requests += 1;
         let event = self.events.last_mut();
         let second = self.seconds.back_mut().expect("never empty");
-        match &sample.outcome {
-            Ok(answer) => {
-                *self.by_cluster.entry(answer.cluster.clone()).or_default() += 1;
-                *second.answered.entry(answer.cluster.clone()).or_default() += 1;
-                self.round_trips.push_back(sample.ended - sample.began);
-                if self.round_trips.len() > RECENT {
-                    self.round_trips.pop_front();
-                }
-                match event {
-                    Some(event) if answer.cluster != event.expected => event.last_stray = sample.ended,
-                    // Asked before the event, answered after it: says nothing of the recovery.
-                    Some(event) if sample.began >= event.since => {
-                        _ = event.first_success.get_or_insert(sample.ended)
-                    }
-                    _ => {}
-                }
+        let Ok(answer) = &sample.outcome else {
+            self.failed += 1;
+            second.failed += 1;
+            if let Some(event) = event {
+                event.failed += 1;
+                event.last_stray = sample.ended;
             }
-            Err(_) => {
-                self.failed += 1;
-                second.failed += 1;
-                if let Some(event) = event {
-                    event.failed += 1;
-                    event.last_stray = sample.ended;
-                }
+            return;
+        };
+        *self.by_cluster.entry(answer.cluster.clone()).or_default() += 1;
+        *second.answered.entry(answer.cluster.clone()).or_default() += 1;
+        self.round_trips.push_back(sample.ended - sample.began);
+        if self.round_trips.len() > RECENT {
+            self.round_trips.pop_front();
+        }
+        if let Some(event) = event {
+            if answer.cluster != event.expected {
+                event.last_stray = sample.ended;
+            } else if sample.began >= event.since {
+                // Asked before the event, answered after it, would say nothing of the recovery.
+                event.first_success.get_or_insert(sample.ended);
             }
         }
     }

@@ -136,9 +136,9 @@ fn render(frame: &mut Frame<'_>, tally: &Tally, lines: &[String]) {
     for ((cluster, area), colour) in clusters.iter().zip(&areas[1..]).zip(COLOURS.into_iter().cycle()) {
         let rate = |second: &super::tally::Second| second.answered.get(*cluster).copied().unwrap_or(0);
         let title = format!("answered by {cluster}");
-        frame.render_widget(sparkline(tally, rate, title, colour), *area);
+        frame.render_widget(sparkline(tally, rate, &title, colour), *area);
     }
-    let failed = sparkline(tally, |second| second.failed, "failed".to_owned(), Color::Red);
+    let failed = sparkline(tally, |second| second.failed, "failed", Color::Red);
     frame.render_widget(failed, areas[clusters.len() + 1]);
 
     let time_line = areas[clusters.len() + 2];
@@ -152,7 +152,7 @@ fn render(frame: &mut Frame<'_>, tally: &Tally, lines: &[String]) {
 fn sparkline(
     tally: &Tally,
     rate: impl Fn(&super::tally::Second) -> u64,
-    title: String,
+    title: &str,
     colour: Color,
 ) -> Sparkline<'static> {
     let whole = tally.seconds.len().saturating_sub(1);
