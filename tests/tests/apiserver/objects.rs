@@ -318,6 +318,7 @@ async fn what_is_wrong_with_a_request_is_said_in_the_real_servers_words() {
     assert_eq!(send(&client, Method::POST, &format!("{SERVICES}/web"), JSON, &json!({})).await.code, 405);
 }
 
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 #[tokio::test]
 async fn invalid_objects_are_refused_field_by_field() {
     let server = Server::start();

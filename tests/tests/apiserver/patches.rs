@@ -87,6 +87,7 @@ async fn apply(server: &Server, manager: &str, force: bool, config: &Value) -> A
     send(&server.client().await, Method::PATCH, &path, APPLY, config).await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "literals are written where they are used")]
 fn config(spec: Value) -> Value {
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": spec })
 }

@@ -162,8 +162,13 @@ async fn many_writers_lose_nothing_that_a_watcher_sees() {
     let api: Api<Service> = Api::default_namespaced(client.clone());
     let object: Service = serde_json::from_value(service("counter")).expect("a service");
     api.create(&PostParams::default(), &object).await.expect("create");
-    let since =
-        api.list(&Default::default()).await.expect("list").metadata.resource_version.expect("a version");
+    let since = api
+        .list(&kube::api::ListParams::default())
+        .await
+        .expect("list")
+        .metadata
+        .resource_version
+        .expect("a version");
     let writers = (0..8).map(|writer| {
         let client = client.clone();
         async move {
