@@ -157,7 +157,7 @@ impl Member {
         command.arg("--bpf-dir").arg(bpf_folder(lab, self, node));
         command.arg("--state-dir").arg(state);
         command.args(["--dns-listen", &node.dns().to_string()]);
-        node.host().spawn(&format!("{}-{}-agent", self.name(), node.name()), command)
+        node.host().spawn(&agent_name(self, node), command)
     }
 
     /// Waits until the agent of `node` has programmed what the federation looked like when it started.
@@ -231,6 +231,10 @@ impl Member {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.inner.state.lock().expect("no holder of the state panics")
     }
+}
+
+pub(super) fn agent_name(member: &Member, node: &Node) -> String {
+    format!("{}-{}-agent", member.name(), node.name())
 }
 
 fn state_folder(lab: &Lab, member: &Member, node: &Node) -> PathBuf {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use federation_agent::api::{FederatedService, SYSTEM_NAMESPACE, ScopeKind};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::{
@@ -161,15 +161,8 @@ impl Federation {
         for member in &self.members {
             member.register(&self.api).await?;
         }
-        let clusters = Api::<federation_agent::api::Cluster>::all(self.api.clone());
         for member in &self.members {
-            let accepted = async || {
-                let status = clusters.get(member.name()).await?.status.context("no status yet")?;
-                let condition = status.conditions.into_iter().find(|condition| condition.type_ == "Accepted");
-                let condition = condition.context("nothing said about Accepted yet")?;
-                anyhow::ensure!(condition.status == "True", "{}: {}", condition.reason, condition.message);
-                Ok(())
-            };
+            let accepted = async || self.condition(member, "Accepted", "True").await;
             let what = format!("{} is accepted as a member", member.name());
             self.lab.wait_for(what, PATIENCE, accepted).await?;
         }
@@ -228,6 +221,48 @@ impl Federation {
         };
         let what = format!("{SERVICE} has a VIP of scope {scope:?} {}", location.unwrap_or_default());
         self.lab.wait_for(what, PATIENCE, allocated).await
+    }
+
+    /// The running agent of one node.
+    pub fn agent(&self, member: &Member, node: &Node) -> Result<Arc<Process>> {
+        self.lab.process(&member::agent_name(member, node))
+    }
+
+    /// Starts an agent with these options and nothing else than what every agent is told: one that may well refuse.
+    pub fn try_agent(
+        &self,
+        host: &Host,
+        options: &[(&str, &str)],
+        bpf_dir: &Path,
+        state_dir: &Path,
+    ) -> Result<Arc<Process>> {
+        let mut command = host.namespace().command(program("federation-agent")?);
+        command.arg("node").args(FLAGS);
+        command.arg("--bpf-dir").arg(bpf_dir).arg("--state-dir").arg(state_dir);
+        if options.iter().all(|(name, _)| *name != "--kubeconfig") {
+            command.arg("--kubeconfig").arg(&self.kubeconfigs.node);
+        }
+        for (name, value) in options {
+            command.args([name, value]);
+        }
+        host.spawn(&format!("{}-trial", host.name()), command)
+    }
+
+    /// Waits until the federation has noticed that a cluster's API does not answer.
+    pub async fn control_plane_unhealthy(&self, member: &Member) -> Result<()> {
+        let noticed = async || self.condition(member, "ControlPlaneHealthy", "False").await;
+        self.lab
+            .wait_for(format!("the API of {} is known to be down", member.name()), PATIENCE, noticed)
+            .await
+    }
+
+    async fn condition(&self, member: &Member, kind: &str, expected: &str) -> Result<()> {
+        let clusters = Api::<federation_agent::api::Cluster>::all(self.api.clone());
+        let status = clusters.get(member.name()).await?.status.context("no status yet")?;
+        let condition = status.conditions.into_iter().find(|condition| condition.type_ == kind);
+        let condition = condition.with_context(|| format!("nothing said about {kind} yet"))?;
+        ensure!(condition.status == expected, "{kind}: {}: {}", condition.reason, condition.message);
+        Ok(())
     }
 
     fn nodes(&self) -> impl Iterator<Item = (&Member, Node)> {

@@ -117,6 +117,13 @@ impl Lab {
         node.host().announce(range)
     }
 
+    /// The process of this name, running or ended.
+    pub fn process(&self, name: &str) -> Result<Arc<Process>> {
+        let processes = self.core.processes();
+        let process = processes.iter().find(|process| process.name() == name).cloned();
+        process.with_context(|| format!("lab {} has no process {name}", self.id()))
+    }
+
     /// Waits for `probe` as [`eventually`] does; on failure the error ends with what the lab's processes said last.
     pub async fn wait_for<T>(
         &self,

@@ -1,0 +1,297 @@
+//! The whole system in a lab: real processes, real packets, and the promises that a user is given.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use federation_agent::api::ScopeKind;
+use federation_tests::{
+    client::{self, Answer},
+    federation::{
+        DOMAIN, FEDERATION, Federation, NAMESPACE, PATIENCE, SERVICE, SERVICE_ECHO_PORT, SERVICE_HTTP_PORT,
+        VIP_RANGE,
+    },
+    lab::{Namespace, Node, Pod},
+};
+
+/// How long one request may take before it counts as failed.
+const REQUEST: Duration = Duration::from_millis(500);
+
+/// Requests in a row that must agree.
+const ENOUGH: usize = 30;
+
+const NEAR: &str = "europe-west1-d";
+const SAME_REGION: &str = "europe-west1-b";
+const FAR: &str = "us-east1-b";
+
+/// A client pod in the first cluster, on its node.
+struct Client {
+    node: Node,
+    pod: Pod,
+}
+
+impl Client {
+    fn new(federation: &Federation) -> Result<Self> {
+        let node = federation.member(NEAR)?.cluster().nodes().pop().context("the cluster has a node")?;
+        let pod = node.add_pod("client")?;
+        Ok(Self { node, pod })
+    }
+
+    fn namespace(&self) -> &Namespace {
+        self.pod.namespace()
+    }
+
+    /// The one address of a name, by the DNS of the client's node.
+    async fn resolve(&self, federation: &Federation, name: &str) -> Result<Ipv4Addr> {
+        let resolved = async || {
+            let addresses = client::resolve(self.namespace(), self.node.dns(), name, REQUEST).await?;
+            ensure!(addresses.len() == 1, "{addresses:?} is not one address");
+            Ok(addresses[0])
+        };
+        federation.lab().wait_for(format!("{name} resolves"), PATIENCE, resolved).await
+    }
+}
+
+fn nearest_name() -> String {
+    format!("{SERVICE}.{NAMESPACE}.{FEDERATION}")
+}
+
+fn http(vip: Ipv4Addr) -> SocketAddr {
+    (vip, SERVICE_HTTP_PORT).into()
+}
+
+/// Waits until requests are answered by `cluster`, and sees that nobody else answers from then on.
+async fn moves_to(
+    federation: &Federation,
+    from: &Namespace,
+    server: SocketAddr,
+    cluster: &str,
+) -> Result<()> {
+    let moved = async || {
+        let answer = client::get(from, server, REQUEST).await?;
+        ensure!(answer.cluster == cluster, "{answer:?} answers");
+        Ok(())
+    };
+    federation.lab().wait_for(format!("{cluster} answers at {server}"), PATIENCE, moved).await?;
+    for answer in ask(from, server).await? {
+        assert_eq!(answer.cluster, cluster);
+    }
+    Ok(())
+}
+
+/// The answers to a number of requests, each over a connection of its own.
+async fn ask(from: &Namespace, server: SocketAddr) -> Result<Vec<Answer>> {
+    let mut answers = Vec::new();
+    for _ in 0..ENOUGH {
+        answers.push(client::get(from, server, PATIENCE).await?);
+    }
+    Ok(answers)
+}
+
+#[tokio::test]
+async fn connections_follow_health_to_the_nearest_shard_and_come_home() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    let vip = client.resolve(&federation, &nearest_name()).await?;
+    assert_eq!(vip, federation.vip(ScopeKind::Nearest, None).await?);
+    let (from, server) = (client.namespace(), http(vip));
+
+    moves_to(&federation, from, server, NEAR).await?;
+    let pods: BTreeSet<_> = ask(from, server).await?.into_iter().map(|answer| answer.pod).collect();
+    assert_eq!(pods.len(), 2, "both pods of the shard share the load");
+
+    federation.member(NEAR)?.set_all_ready(false).await?;
+    moves_to(&federation, from, server, SAME_REGION).await?;
+
+    federation.member(SAME_REGION)?.cluster().power_off()?;
+    moves_to(&federation, from, server, FAR).await?;
+    assert_eq!(client.resolve(&federation, &nearest_name()).await?, vip, "names do not follow health");
+
+    federation.member(SAME_REGION)?.cluster().power_on()?;
+    moves_to(&federation, from, server, SAME_REGION).await?;
+    federation.member(NEAR)?.set_all_ready(true).await?;
+    moves_to(&federation, from, server, NEAR).await
+}
+
+#[tokio::test]
+async fn every_scope_has_its_name_and_leads_to_its_shards() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    for (name, scope, location, expected) in [
+        (nearest_name(), ScopeKind::Nearest, None, &[NEAR][..]),
+        (format!("{}.svc.cluster.local", nearest_name()), ScopeKind::Nearest, None, &[NEAR]),
+        (format!("{}.svc.{DOMAIN}", nearest_name()), ScopeKind::Global, None, &[NEAR, SAME_REGION, FAR]),
+        (format!("{}.svc.us-east1.{DOMAIN}", nearest_name()), ScopeKind::Region, Some("us-east1"), &[FAR]),
+        (
+            format!("{}.svc.europe-west1.{DOMAIN}", nearest_name()),
+            ScopeKind::Region,
+            Some("europe-west1"),
+            &[NEAR, SAME_REGION],
+        ),
+        (
+            format!("{}.svc.europe-west1-b.{DOMAIN}", nearest_name()),
+            ScopeKind::Zone,
+            Some("europe-west1-b"),
+            &[SAME_REGION],
+        ),
+    ] {
+        let vip = client.resolve(&federation, &name).await?;
+        assert_eq!(vip, federation.vip(scope, location).await?, "{name}");
+        let expected: BTreeSet<_> = expected.iter().map(|&cluster| cluster.to_owned()).collect();
+        let reached = async || {
+            let answers = ask(client.namespace(), http(vip)).await?;
+            let clusters: BTreeSet<_> = answers.into_iter().map(|answer| answer.cluster).collect();
+            ensure!(clusters == expected, "{clusters:?} answer, not {expected:?}");
+            Ok(())
+        };
+        federation.lab().wait_for(format!("{name} reaches its shards"), PATIENCE, reached).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn datagrams_through_a_vip_are_echoed_from_the_vip() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    // The client's socket is connected, so it takes datagrams from the VIP only.
+    let echoed = async || client::echo(client.namespace(), (vip, SERVICE_ECHO_PORT).into(), REQUEST).await;
+    let answer = federation.lab().wait_for("a datagram is echoed", PATIENCE, echoed).await?;
+    assert_eq!(answer.cluster, NEAR);
+
+    federation.member(NEAR)?.set_all_ready(false).await?;
+    let moved = async || {
+        let answer = echoed().await?;
+        ensure!(answer.cluster == SAME_REGION, "{answer:?} answers");
+        Ok(())
+    };
+    federation.lab().wait_for("datagrams go to the next shard", PATIENCE, moved).await
+}
+
+#[tokio::test]
+async fn a_client_outside_of_all_nodes_is_served_by_the_node_that_it_enters_through() -> Result<()> {
+    let federation = Federation::running().await?;
+    let outside = federation.lab().host("outside")?;
+    outside.complete_checksums()?;
+    let node = federation.member(SAME_REGION)?.cluster().nodes().pop().context("the cluster has a node")?;
+    federation.lab().route_via(VIP_RANGE.parse()?, &node)?;
+
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    moves_to(&federation, outside.namespace(), http(vip), SAME_REGION).await?;
+    let answer = client::echo(outside.namespace(), (vip, SERVICE_ECHO_PORT).into(), PATIENCE).await?;
+    assert_eq!(answer.cluster, SAME_REGION);
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_agent_is_killed_and_comes_back() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    moves_to(&federation, client.namespace(), http(vip), NEAR).await?;
+
+    let enough = Arc::new(AtomicBool::new(false));
+    let requests = tokio::spawn({
+        let (from, enough) = (client.namespace().clone(), Arc::clone(&enough));
+        async move {
+            let mut count = 0;
+            while !enough.load(Ordering::Relaxed) {
+                client::get(&from, http(vip), PATIENCE).await?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        }
+    });
+
+    let member = federation.member(NEAR)?;
+    for _ in 0..2 {
+        federation.agent(member, &client.node)?.kill();
+        ask(client.namespace(), http(vip)).await?;
+        federation.start_agent(member, &client.node)?;
+        member.agent_ready(federation.lab(), &client.node).await?;
+    }
+    // The new agent is as able as the old one.
+    member.set_all_ready(false).await?;
+    moves_to(&federation, client.namespace(), http(vip), SAME_REGION).await?;
+    enough.store(true, Ordering::Relaxed);
+    let count: usize = requests.await?.context("a request failed")?;
+    assert!(count >= ENOUGH, "only {count} requests were made");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_down_moves_nothing() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    moves_to(&federation, client.namespace(), http(vip), NEAR).await?;
+
+    let member = federation.member(NEAR)?;
+    member.cluster().control_plane().power_off()?;
+    federation.control_plane_unhealthy(member).await?;
+    for answer in ask(client.namespace(), http(vip)).await? {
+        assert_eq!(answer.cluster, NEAR);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_says_what_is_wrong_and_leaves_nothing_half_made() -> Result<()> {
+    let federation = Federation::running().await?;
+    let member = federation.member(FAR)?;
+    let node = member.cluster().nodes().pop().context("the cluster has a node")?;
+    // On another host, where no agent runs yet.
+    let spare = federation.lab().host("spare")?;
+    let pins = federation.lab().id().bpf_folder().join("spare");
+    let state = federation.lab().folder().join("spare");
+
+    for (problem, host, flags, words) in [
+        ("unknown cluster", &spare, &[("--cluster", "mars")][..], &["mars", FAR][..]),
+        ("unknown zone", &spare, &[("--zone", "mars-1")], &["mars-1", FAR]),
+        ("no such interface", &spare, &[("--uplink", "eth7")], &["eth7"]),
+        ("no kubeconfig", &spare, &[("--kubeconfig", "/nowhere")], &["/nowhere"]),
+        ("port taken", node.host(), &[("--dns-listen", "10.10.1.1:53")], &["10.10.1.1:53"]),
+    ] {
+        let mut options = vec![
+            ("--cluster", FAR),
+            ("--node-name", "spare"),
+            ("--uplink", "eth0"),
+            ("--dns-listen", "127.0.0.1:53"),
+        ];
+        options.retain(|(name, _)| flags.iter().all(|(changed, _)| changed != name));
+        options.extend_from_slice(flags);
+        let process = federation.try_agent(host, &options, &pins, &state)?;
+        let status = process.end(PATIENCE).await?;
+        let said = process.tail(3)?.join("\n");
+        assert_eq!(status.code(), Some(1), "{problem}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{problem}: {word:?} is not in: {said}");
+        }
+        assert!(is_empty(&pins)?, "{problem}: something is pinned");
+    }
+
+    // A second agent for a node that has one.
+    let taken = federation.lab().folder().join(format!("{FAR}-{}", node.name()));
+    let options = [("--cluster", FAR), ("--node-name", node.name()), ("--uplink", "eth0")];
+    let process = federation.try_agent(node.host(), &options, &pins, &taken)?;
+    let status = process.end(PATIENCE).await?;
+    assert_eq!(status.code(), Some(1), "{:?}", process.tail(3)?);
+    assert!(is_empty(&pins)?);
+    Ok(())
+}
+
+fn is_empty(folder: &Path) -> Result<bool> {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
