@@ -209,6 +209,27 @@ fn nothing_is_denied_before_the_federation_is_known_and_nothing_forgotten_when_i
 }
 
 #[test]
+fn refused_credentials_are_told_and_nothing_is_denied() -> Result<()> {
+    in_world(async |world| {
+        let _api = world.start_api().await?;
+        let kubeconfig = std::fs::read_to_string(world.kubeconfig())?;
+        let token = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("token: "));
+        let wrong = kubeconfig.replace(token.context("a token in the kubeconfig")?, "wrong");
+        std::fs::write(world.kubeconfig(), wrong)?;
+        let dns = world.start_dns("dns", DNS)?;
+
+        let told = async || {
+            let log = std::fs::read_to_string(dns.log())?;
+            ensure!(log.contains("it refuses the credentials of the kubeconfig"), "{log}");
+            Ok(())
+        };
+        world.lab.wait_for("the reason is told", PATIENCE, told).await?;
+        assert_eq!(world.dig(&["my-service.my-namespace.my-federation"])?.status, "SERVFAIL");
+        Ok(())
+    })
+}
+
+#[test]
 fn what_cannot_work_ends_in_a_sentence() -> Result<()> {
     in_world(async |world| {
         let _api = world.start_api().await?;

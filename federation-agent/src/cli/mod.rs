@@ -11,8 +11,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{apiserver, controller, dns, node};
 
-/// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question.
-const DEFAULT_LOG: &str = "info,hickory_server=warn";
+/// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question, the Kubernetes client of each
+/// failed request beside the one who made it.
+const DEFAULT_LOG: &str = "info,hickory_server=warn,kube_client=off";
 
 #[derive(Parser, Debug)]
 #[command(

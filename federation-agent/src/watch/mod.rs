@@ -13,7 +13,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     api::{Cluster, FederatedService, marks::CLUSTER_LABEL},
@@ -71,7 +71,7 @@ fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + use<> {
     ])
 }
 
-/// All objects of one kind in every namespace. Errors are told and retried with back-off.
+/// All objects of one kind in every namespace. Errors are retried with back-off, and told once while they stay the same.
 fn watched<K>(
     client: &Client,
     config: watcher::Config,
@@ -79,20 +79,46 @@ fn watched<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(Api::<K>::all(client.clone()), config).default_backoff().filter_map(|event| {
-        future::ready(match event {
-            Ok(event) => Some(event),
-            Err(error) => {
-                let kind = K::kind(&());
-                warn!(%kind, error = %error_chain(&error), "the Federation API fails; the last known state stands");
-                None
+    let kind = K::kind(&());
+    let mut told: Option<String> = None;
+    watcher(Api::<K>::all(client.clone()), config).default_backoff().filter_map(move |event| {
+        match &event {
+            // Comes before each try, so it says nothing about the server.
+            Ok(watcher::Event::Init) => {}
+            Ok(_) => {
+                if told.take().is_some() {
+                    info!(%kind, "the Federation API answers again");
+                }
             }
-        })
+            Err(error) => {
+                let reason = reason(error);
+                if told.as_ref() != Some(&reason) {
+                    warn!(%kind, %reason, "cannot watch the Federation API: what is known stands, and it is tried again");
+                    told = Some(reason);
+                }
+            }
+        }
+        future::ready(event.ok())
     })
 }
 
+/// What a person can do something about.
+fn reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => match status.code {
+            401 => "it refuses the credentials of the kubeconfig; get a new one from it".to_owned(),
+            403 => format!("{}; let the kubeconfig's user read this kind", status.message),
+            404 => "it does not know this kind; install the custom resources there".to_owned(),
+            _ => status.message.clone(),
+        },
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other => chain(other),
+    }
+}
+
 /// An error with its causes: the outer one alone says little more than "it failed".
-fn error_chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut chain = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
