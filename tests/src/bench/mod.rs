@@ -1,3 +1,51 @@
-//! The benchmark's cases.
+//! The benchmark: groups of cases, each measured beside its peer in the same run.
+//!
+//! [`measurement`] is the arithmetic, [`table`] what a person reads; the other rooms measure.
 
-pub mod packet;
+mod measurement;
+mod packet;
+mod path;
+mod stream;
+mod table;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+pub use measurement::{Case, Measurement, Promise};
+
+/// What to measure, and where to write it.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub json: Option<PathBuf>,
+    /// Only the cases whose names begin with this.
+    pub only: String,
+}
+
+/// Measures, prints a table and writes the JSON.
+///
+/// # Errors
+/// A case could not be measured; a promise that was not kept is a figure, not an error.
+pub async fn run(options: Options) -> Result<()> {
+    let mut measured = Vec::new();
+    if wanted(packet::CASES, &options.only) {
+        eprintln!("what a packet costs in the programs");
+        measured.extend(packet::measure().context("measure packets in the programs")?);
+    }
+    if wanted(path::CASES, &options.only) {
+        measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);
+    }
+    measured.retain(|measurement: &Measurement| measurement.name.starts_with(&options.only));
+    ensure!(!measured.is_empty(), "no case has a name that begins with {:?}", options.only);
+    print!("{}", table::of(&measured));
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&measured).context("encode the results")?;
+        fs::write(file, text + "\n").with_context(|| format!("write the results to {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Whether any of these cases was asked for.
+fn wanted(cases: &[&str], prefix: &str) -> bool {
+    cases.iter().any(|name| name.starts_with(prefix))
+}

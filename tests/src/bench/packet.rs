@@ -5,6 +5,7 @@
 //! the same way and subtracted. Samples of both alternate, so that a busy moment hits both.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
@@ -23,6 +24,8 @@ use federation_agent::{
 };
 use federation_ebpf::maps::{Range, SCHEMA};
 
+use super::{Case, Measurement, Promise};
+
 static YARDSTICK: &[u8] = aya::include_bytes_aligned!(env!("FEDERATION_YARDSTICK"));
 
 /// Samples of each case.
@@ -34,20 +37,29 @@ const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 8, 1, 2), 40_00
 const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 7), 80);
 const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 8, 2, 2), 8080);
 
-/// Nanoseconds a packet over an empty program.
-#[derive(Clone, Debug)]
-pub struct Case {
-    pub name: &'static str,
-    /// What DESIGN promises at most.
-    pub promise: Option<f64>,
-    pub nanoseconds: Vec<f64>,
+pub const CASES: &[&str] = &[
+    "packet/from_pod/not_ours",
+    "packet/from_pod/established",
+    "packet/to_pod/not_ours",
+    "packet/to_pod/established",
+    EMPTY,
+    EMPTY_RESTORED,
+];
+const EMPTY: &str = "packet/empty";
+const EMPTY_RESTORED: &str = "packet/empty_restored";
+
+/// What a program needs for one packet, less what an empty program needs for it.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    over: f64,
+    empty: f64,
 }
 
-/// Measures `from_pod` and `to_pod`.
+/// Measures `from_pod` and `to_pod`: nanoseconds a packet over an empty program, and those of the empty programs.
 ///
 /// # Errors
 /// The programs cannot be loaded here.
-pub fn packet() -> Result<Vec<Case>> {
+pub fn measure() -> Result<Vec<Measurement>> {
     let bench = Bench::new()?;
     let request = tcp(CLIENT, VIP)?;
     let answer = tcp(BACKEND, CLIENT)?;
@@ -55,17 +67,25 @@ pub fn packet() -> Result<Vec<Case>> {
     // The first packet opens the flow; all that are measured are of an established one.
     bench.run("from_pod", &request, 1)?;
     let cases = [
-        ("packet/from_pod/not_ours", Some(5.0), "from_pod", "empty", &stranger),
-        ("packet/from_pod/established", Some(60.0), "from_pod_restored", "empty_restored", &request),
-        ("packet/to_pod/not_ours", Some(5.0), "to_pod", "empty", &stranger),
-        ("packet/to_pod/established", Some(60.0), "to_pod_restored", "empty_restored", &answer),
+        ("packet/from_pod/not_ours", 5.0, "from_pod", EMPTY, &stranger),
+        ("packet/from_pod/established", 60.0, "from_pod_restored", EMPTY_RESTORED, &request),
+        ("packet/to_pod/not_ours", 5.0, "to_pod", EMPTY, &stranger),
+        ("packet/to_pod/established", 60.0, "to_pod_restored", EMPTY_RESTORED, &answer),
     ];
-    cases
-        .into_iter()
-        .map(|(name, promise, program, empty, packet)| {
-            Ok(Case { name, promise, nanoseconds: bench.over(program, empty, packet)? })
-        })
-        .collect()
+    let mut measured = Vec::new();
+    let mut empty: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, promise, program, against, packet) in cases {
+        let peer = if against == EMPTY { "empty" } else { "empty_restored" };
+        let samples = bench.over(program, peer, packet)?;
+        let promise = Some(Promise::AtMost(promise));
+        let over: Vec<_> = samples.iter().map(|sample| sample.over).collect();
+        measured.push(Case { name, unit: "ns", against: Some(against), promise }.alone(&over)?);
+        empty.entry(against).or_default().extend(samples.iter().map(|sample| sample.empty));
+    }
+    for (name, samples) in empty {
+        measured.push(Case { name, unit: "ns", against: None, promise: None }.alone(&samples)?);
+    }
+    Ok(measured)
 }
 
 /// The measured programs on the maps of a data plane with one frontend and one backend.
@@ -98,7 +118,7 @@ impl Bench {
             let entry = entry?;
             paths.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
         }
-        let range = Range { network: [198, 18, 0, 0], mask: [255, 255, 0, 0] };
+        let range: Range<[u8; 4]> = Range { network: [198, 18, 0, 0], mask: [255, 255, 0, 0] };
         let mut loader = EbpfLoader::new();
         loader.override_global("VIP_V4", &range, true);
         for (name, path) in &paths {
@@ -124,12 +144,15 @@ impl Bench {
         Ok(result.duration.as_nanos() as f64)
     }
 
-    /// Samples of `program` less `empty`, taken in turns.
-    fn over(&self, program: &str, empty: &str, packet: &[u8]) -> Result<Vec<f64>> {
+    /// Samples of both programs, taken in turns.
+    fn over(&self, program: &str, empty: &str, packet: &[u8]) -> Result<Vec<Sample>> {
         self.run(program, packet, PACKETS)?;
         self.run(empty, packet, PACKETS)?;
         (0..SAMPLES)
-            .map(|_| Ok(self.run(program, packet, PACKETS)? - self.run(empty, packet, PACKETS)?))
+            .map(|_| {
+                let (all, empty) = (self.run(program, packet, PACKETS)?, self.run(empty, packet, PACKETS)?);
+                Ok(Sample { over: all - empty, empty })
+            })
             .collect()
     }
 }

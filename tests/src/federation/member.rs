@@ -154,10 +154,15 @@ impl Member {
         command.arg("--kubeconfig").arg(kubeconfig);
         command.args(["--cluster", self.name(), "--zone", &self.cluster().spec().zone]);
         command.args(["--node-name", node.name(), "--uplink", "eth0"]);
-        command.arg("--bpf-dir").arg(bpf_folder(lab, self, node));
+        command.arg("--bpf-dir").arg(self.bpf_folder(lab, node));
         command.arg("--state-dir").arg(state);
         command.args(["--dns-listen", &node.dns().to_string()]);
         node.host().spawn(&agent_name(self, node), command)
+    }
+
+    /// Where the agent of `node` pins its programs and maps.
+    pub fn bpf_folder(&self, lab: &Lab, node: &Node) -> PathBuf {
+        lab.id().bpf_folder().join(format!("{}-{}", self.name(), node.name()))
     }
 
     /// Waits until the agent of `node` has programmed what the federation looked like when it started.
@@ -239,8 +244,4 @@ pub(super) fn agent_name(member: &Member, node: &Node) -> String {
 
 fn state_folder(lab: &Lab, member: &Member, node: &Node) -> PathBuf {
     lab.folder().join(format!("{}-{}", member.name(), node.name()))
-}
-
-fn bpf_folder(lab: &Lab, member: &Member, node: &Node) -> PathBuf {
-    lab.id().bpf_folder().join(format!("{}-{}", member.name(), node.name()))
 }
