@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{apiserver, controller, dns, node};
+use crate::{api, apiserver, controller, dns, node};
 
 /// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question, the Kubernetes client of each
 /// failed request beside the one who made it.
@@ -46,6 +46,8 @@ enum Command {
     Flows(show::Args),
     /// Remove the programs and maps of this node
     Detach(show::Args),
+    /// Print the definitions of the federation's kinds, for a kube-apiserver that shall serve them
+    Crds,
 }
 
 /// Parses the command line and does what it says.
@@ -69,6 +71,7 @@ pub fn main() -> Result<()> {
             Command::Backends(args) => show::backends(&args),
             Command::Flows(args) => show::flows(&args),
             Command::Detach(args) => show::detach(&args),
+            Command::Crds => show::print(&api::definitions().context("print the definitions")?),
         }
     })
 }

@@ -63,7 +63,7 @@ pub(super) fn detach(args: &Args) -> Result<()> {
 }
 
 /// A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("write to standard output")
