@@ -21,6 +21,3 @@ pub const SHARDS_FINALIZER: &str = "federation.dev/shards";
 
 /// Field manager of the controller's server-side applies.
 pub const FIELD_MANAGER: &str = "federation-agent";
-
-/// Finalizer on a Cluster whose endpoints are mirrored.
-pub const MEMBER_FINALIZER: &str = "federation.dev/member";

@@ -1,304 +1,249 @@
-//! Registration: from a `Cluster` and its Secret to a member, and what is to be said of it.
+//! The life of a `Cluster`: registration, login, regular contact, and what is reported of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
 use k8s_openapi::{
-    api::{core::v1::Secret, discovery::v1::EndpointSlice},
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{
-    Api, Client, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
-    runtime::{Controller, controller::Action, reflector::ObjectRef, watcher},
+    Api, Resource as _, ResourceExt as _,
+    api::{Patch, PatchParams},
+    runtime::{controller::Action, reflector::ObjectRef},
 };
 use serde_json::json;
-use tokio::time::timeout;
-use tracing::{info, warn};
 
 use super::{
-    Context, Failure, REQUEST_TIMEOUT,
-    conditions::{self, Finding},
-    gone_is_fine,
-    member::{self, Member},
-    mirror::{self, Refusals},
+    admit::Refused,
+    context::Context,
+    credentials,
+    member::{Contact, Member, Members, Standing, State},
+    registration::{self, Refusal},
+    slices::cluster_of,
+    status::{ACCEPTED, Endpoints, Verdict, find, newly_false},
+    work::{Failure, Trying as _, is},
 };
 use crate::{
-    api::{
-        Cluster, ClusterSpec, SYSTEM_NAMESPACE,
-        marks::{CLUSTER_LABEL, MEMBER_FINALIZER},
-    },
-    model::ClusterName,
+    api::{Cluster, ClusterStatus, GROUP, SYSTEM_NAMESPACE, VERSION, marks::FIELD_MANAGER},
+    model::ServiceKey,
 };
 
-/// From one look at a cluster's control plane to the next.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-const CHECK_INTERVAL_JIFF: SignedDuration = SignedDuration::from_secs(5);
+const HEALTHY: &str = "ControlPlaneHealthy";
+const ADMITTED: &str = "EndpointsAdmitted";
+/// How old `lastContactTime` may grow while nothing else changes: every write of it is read by every node.
+const CONTACT_AGE: SignedDuration = SignedDuration::from_mins(1);
+/// When to look again at a registration that is refused, in case it was for a reason that we are not told about.
+const REFUSED_PERIOD: Duration = Duration::from_mins(1);
 
-pub(super) async fn run(context: Arc<Context>) {
-    let clusters = Api::<Cluster>::all(context.client.clone());
-    let secrets = Api::<Secret>::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
-    let controller = Controller::new(clusters, watcher::Config::default());
-    let store = controller.store();
-    controller
-        .watches(secrets, watcher::Config::default(), move |secret| {
-            let name = secret.name_any();
-            let uses = move |cluster: &Arc<Cluster>| cluster.spec.credentials_ref.name == name;
-            store
-                .state()
-                .into_iter()
-                .filter(uses)
-                .map(|cluster| ObjectRef::from_obj(&*cluster))
-                .collect::<Vec<_>>()
-        })
-        .run(reconcile, |_, error, _| retry(error), context)
-        .for_each(|_| std::future::ready(()))
-        .await;
-}
-
-fn retry(error: &Failure) -> Action {
-    warn!("a cluster could not be reconciled and will be tried again: {error}");
-    Action::requeue(CHECK_INTERVAL)
-}
-
-async fn reconcile(cluster: Arc<Cluster>, context: Arc<Context>) -> Result<Action, Failure> {
-    let name = ClusterName::from(cluster.name_any());
-    if cluster.metadata.deletion_timestamp.is_some() {
-        leave(&cluster, &name, &context).await?;
-        return Ok(Action::await_change());
-    }
-    let api = Api::<Cluster>::all(context.client.clone());
-    if !cluster.finalizers().iter().any(|finalizer| finalizer == MEMBER_FINALIZER) {
-        add_finalizer(&api, &cluster).await?;
-    }
-    let look = look(&cluster, &name, &context).await?;
-    report(&api, &cluster, &name, look, &context).await?;
-    Ok(Action::requeue(CHECK_INTERVAL))
-}
-
-/// What a look at a cluster found.
-struct Look {
-    findings: Vec<Finding>,
-    version: Option<String>,
-}
-
-async fn look(cluster: &Cluster, name: &ClusterName, context: &Arc<Context>) -> Result<Look> {
-    let refused = |reason: &'static str, message: String| {
-        let unknown = Finding {
-            kind: "ControlPlaneHealthy",
-            holds: None,
-            reason: "NotAccepted",
-            message: String::new(),
-        };
-        Look { findings: vec![Finding::no("Accepted", reason, message), unknown], version: None }
+pub async fn reconcile(cluster: Arc<Cluster>, context: Arc<Context>) -> Result<Action, Failure> {
+    let name = cluster.name_any();
+    let (verdict, contact, next) = match login(&cluster, &context).await {
+        Err(refusal) => {
+            context.members.disconnect(&name);
+            (Err(refusal), None, REFUSED_PERIOD)
+        }
+        Ok(member) => {
+            let (contact, next) = member.check().await;
+            (Ok(contact.state.clone()), Some(contact), next)
+        }
     };
-    if let Err(message) = check_networks(cluster, name, context).await? {
-        context.members.write().await.remove(name);
-        return Ok(refused("NetworksOverlap", message));
+    let standing = Standing { verdict: verdict.clone(), said: said(&cluster) };
+    if context.members.set_standing(&name, standing) {
+        context.wake_for_member(&name);
     }
-    let secret_name = &cluster.spec.credentials_ref.name;
-    let secrets = Api::<Secret>::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
-    let Some(secret) = secrets.get_opt(secret_name).await.context("read the Secret of a cluster")? else {
-        context.members.write().await.remove(name);
-        let message = format!("there is no Secret {secret_name} in {SYSTEM_NAMESPACE}: create it");
-        return Ok(refused("CredentialsMissing", message));
-    };
-    let made_of = (secret.metadata.resource_version.clone(), cluster.metadata.generation);
-    let known =
-        context.members.read().await.get(name).filter(|m| m.made_of == made_of).map(|m| m.client.clone());
-    let client = match known {
-        Some(client) => client,
-        None => match member::client(&cluster.spec, &secret).await {
-            Ok(client) => client,
-            Err(error) => {
-                context.members.write().await.remove(name);
-                let message = format!("the Secret {secret_name} cannot be used: {error:#}");
-                return Ok(refused("CredentialsInvalid", message));
-            }
-        },
-    };
-    match timeout(REQUEST_TIMEOUT, probe(&client)).await {
-        Ok(Ok(version)) => {
-            admit(cluster, name, client, made_of, context).await;
-            let message = format!("{} answers with version {version}", cluster.spec.server);
-            let findings = vec![
-                Finding::yes("Accepted", "CredentialsValid", "the credentials are accepted"),
-                Finding::yes("ControlPlaneHealthy", "Answering", message),
-            ];
-            Ok(Look { findings, version: Some(version) })
-        }
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
-            context.members.write().await.remove(name);
-            let message = format!(
-                "{} refuses the credentials in the Secret {secret_name} ({} {}): replace them",
-                cluster.spec.server, status.code, status.message
-            );
-            Ok(refused("CredentialsRefused", message))
-        }
-        silent => {
-            // Nothing is concluded from silence: the endpoints stay, and a member stays a member.
-            let why = match silent {
-                Ok(Err(error)) => error.to_string(),
-                _ => format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
-            };
-            let accepted = if context.members.read().await.contains_key(name) {
-                Finding::yes("Accepted", "CredentialsValid", "the credentials were accepted")
-            } else {
-                Finding {
-                    kind: "Accepted",
-                    holds: None,
-                    reason: "NotAnswering",
-                    message: "not tried yet".to_owned(),
-                }
-            };
-            let message = format!("{} does not answer: {why}", cluster.spec.server);
-            Ok(Look {
-                findings: vec![accepted, Finding::no("ControlPlaneHealthy", "NotAnswering", message)],
-                version: None,
-            })
-        }
-    }
+    let member = context.members.get(&name);
+    let refused = member.as_deref().and_then(Member::refused);
+    report(&cluster, &context, &verdict, contact.as_ref(), refused).await?;
+    Ok(Action::requeue(next))
 }
 
-/// Asks for something that takes valid credentials; `/version` alone often does not.
-async fn probe(client: &Client) -> Result<String, kube::Error> {
-    let version = client.apiserver_version().await?.git_version;
-    let namespaces = Api::<k8s_openapi::api::core::v1::Namespace>::all(client.clone());
-    namespaces.list_metadata(&ListParams::default().limit(1)).await?;
-    Ok(version)
+async fn login(cluster: &Cluster, context: &Arc<Context>) -> Result<Arc<Member>, Refusal> {
+    registration::check(cluster, &context.world.clusters.state(), &context.settings.vip_ranges)?;
+    let secret = &cluster.spec.credentials_ref.name;
+    let found = context.world.secrets.get(&ObjectRef::new(secret).within(SYSTEM_NAMESPACE));
+    let login = credentials::login(&cluster.spec.server, secret, found.as_deref()).await?;
+    Members::connect(context, &cluster.name_any(), login)
 }
 
-/// Ranges must belong to one cluster: whoever announces them says where traffic goes.
-async fn check_networks(
-    cluster: &Cluster,
-    name: &ClusterName,
-    context: &Context,
-) -> Result<Result<(), String>> {
-    let overlap = |a: &ipnet::IpNet, b: &ipnet::IpNet| a.contains(b) || b.contains(a);
-    for network in &cluster.spec.networks {
-        if let Some(range) = context.settings.vip_ranges.iter().find(|range| overlap(network, range)) {
-            return Ok(Err(format!("its network {network} overlaps the range of virtual IPs {range}")));
-        }
-    }
-    let all = Api::<Cluster>::all(context.client.clone())
-        .list(&ListParams::default())
-        .await
-        .context("list clusters")?;
-    for other in all.iter().filter(|other| other.name_any() != name.as_str()) {
-        // Of two that overlap the older one stays.
-        let older = (&other.metadata.creation_timestamp, other.name_any())
-            < (&cluster.metadata.creation_timestamp, cluster.name_any());
-        for network in cluster.spec.networks.iter().filter(|_| older) {
-            if let Some(theirs) = other.spec.networks.iter().find(|theirs| overlap(network, theirs)) {
-                return Ok(Err(format!(
-                    "its network {network} overlaps {theirs} of cluster {}",
-                    other.name_any()
-                )));
-            }
-        }
-    }
-    Ok(Ok(()))
+/// A number for all that the user says: where it changes, services are looked at again.
+fn said(cluster: &Cluster) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    cluster.metadata.labels.hash(&mut hasher);
+    serde_json::to_string(&cluster.spec).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
 }
 
-/// Makes the cluster a member, or renews what is known of it.
-async fn admit(
-    cluster: &Cluster,
-    name: &ClusterName,
-    client: Client,
-    made_of: (Option<String>, Option<i64>),
-    context: &Arc<Context>,
-) {
-    let mut members = context.members.write().await;
-    if let Some(member) = members.get_mut(name)
-        && member.made_of == made_of
-    {
-        member.labels = cluster.labels().clone();
-        return;
-    }
-    let spec: ClusterSpec = cluster.spec.clone();
-    info!("cluster {name} is a member");
-    let mirror =
-        tokio::spawn(mirror::run(name.clone(), spec.clone(), client.clone(), context.clone())).abort_handle();
-    let labels = cluster.labels().clone();
-    members.insert(name.clone(), Member { client, spec, labels, made_of, mirror });
-}
-
+/// What is reported of a cluster that is looked at for a first or another time.
 async fn report(
-    api: &Api<Cluster>,
     cluster: &Cluster,
-    name: &ClusterName,
-    look: Look,
     context: &Context,
-) -> Result<()> {
+    verdict: &Result<State, Refusal>,
+    contact: Option<&Contact>,
+    refused: Option<Vec<(ServiceKey, Refused)>>,
+) -> Result<(), Failure> {
+    let name = cluster.name_any();
     let before = cluster.status.clone().unwrap_or_default();
-    let Look { mut findings, version } = look;
-    let answered = version.is_some();
-    let counts = mirror::counts(context, name).await?;
-    let refused = context.refusals.lock().expect("no holder panics").get(name).cloned();
-    findings.push(match &refused {
-        None => Finding::yes("EndpointsAdmitted", "AllAdmitted", "every endpoint's address is admitted"),
-        Some(Refusals { count, example }) => {
-            let message = format!("{count} endpoint addresses are left out, such as: {example}");
-            Finding::no("EndpointsAdmitted", "AddressesRefused", message)
-        }
-    });
     let now = Timestamp::now();
-    let mut status = before.clone();
-    status.conditions = conditions::update(&before.conditions, findings, cluster.metadata.generation, now);
-    status.version = version.or(before.version.clone());
-    (status.services, status.endpoints) = (Some(counts.services), Some(counts.endpoints));
-    // Writing the status wakes this reconciler: what says no more than "a moment later" is not written.
-    let due = before
-        .last_contact_time
-        .as_ref()
-        .is_none_or(|last| now.duration_since(last.0) >= CHECK_INTERVAL_JIFF);
-    if answered && due {
-        status.last_contact_time = Some(Time(now));
+    let mut conditions = vec![
+        condition(ACCEPTED, accepted(verdict, &before.conditions), cluster, now),
+        condition(HEALTHY, healthy(verdict), cluster, now),
+    ];
+    match refused {
+        Some(refused) => conditions.push(condition(ADMITTED, admitted(&refused), cluster, now)),
+        // The last listing's verdict stands until there is another.
+        None => conditions.extend(find(&before.conditions, ADMITTED).cloned()),
     }
-    if status == before {
+    let is_known = contact.is_some_and(|contact| contact.state == State::Answers);
+    let count = |number: usize| u32::try_from(number).ok();
+    let status = ClusterStatus {
+        version: contact.and_then(|contact| contact.version.clone()).or_else(|| before.version.clone()),
+        cluster_id: before.cluster_id.clone(),
+        services: if is_known { count(context.book.in_place(&name)) } else { before.services },
+        endpoints: Some(endpoints(context, &name)),
+        last_contact_time: last_contact(contact, &before, &conditions),
+        conditions,
+    };
+    if cluster.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let patch = Patch::Merge(json!({ "status": status }));
-    api.patch_status(name.as_str(), &PatchParams::default(), &patch)
-        .await
-        .context("write a Cluster's status")?;
-    Ok(())
-}
-
-async fn add_finalizer(api: &Api<Cluster>, cluster: &Cluster) -> Result<()> {
-    let mut finalizers = cluster.finalizers().to_vec();
-    finalizers.push(MEMBER_FINALIZER.to_owned());
-    set_finalizers(api, cluster, &finalizers).await
-}
-
-async fn set_finalizers(api: &Api<Cluster>, cluster: &Cluster, finalizers: &[String]) -> Result<()> {
-    // The version makes two writers notice each other.
-    let patch =
-        json!({"metadata": {"resourceVersion": cluster.resource_version(), "finalizers": finalizers}});
-    api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .context("write a Cluster's finalizers")?;
-    Ok(())
-}
-
-/// The cluster leaves the federation: its endpoints go with it.
-async fn leave(cluster: &Cluster, name: &ClusterName, context: &Context) -> Result<()> {
-    context.members.write().await.remove(name);
-    let slices = Api::<EndpointSlice>::all(context.client.clone());
-    let theirs = ListParams::default().labels(&format!("{CLUSTER_LABEL}={name}"));
-    for slice in slices.list(&theirs).await.context("list mirrored EndpointSlices")? {
-        let namespace = slice.namespace().unwrap_or_default();
-        let slices = Api::<EndpointSlice>::namespaced(context.client.clone(), &namespace);
-        gone_is_fine(slices.delete(&slice.name_any(), &DeleteParams::default()).await.map(drop))
-            .context("delete a mirrored EndpointSlice")?;
+    let patch = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "Cluster", "metadata": { "name": name }, "status": status,
+    });
+    let clusters: Api<Cluster> = Api::all(context.client.clone());
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    match clusters.patch_status(&name, &parameters, &Patch::Apply(patch)).await {
+        // It was deleted meanwhile.
+        Err(error) if is(&error, 404) => return Ok(()),
+        result => drop(result.trying(|| format!("write the status of Cluster {name}"))?),
     }
-    let finalizers: Vec<_> =
-        cluster.finalizers().iter().filter(|f| *f != MEMBER_FINALIZER).cloned().collect();
-    if finalizers.len() < cluster.finalizers().len() {
-        set_finalizers(&Api::all(context.client.clone()), cluster, &finalizers).await?;
+    for condition in newly_false(&before.conditions, &status.conditions) {
+        context.events.warn(cluster.object_ref(&()), &condition.reason, &condition.message).await;
     }
-    info!("cluster {name} has left");
     Ok(())
+}
+
+fn condition(type_: &str, verdict: Verdict, cluster: &Cluster, now: Timestamp) -> Condition {
+    let before = cluster.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    verdict.condition(type_, before, cluster.metadata.generation, now)
+}
+
+fn accepted(verdict: &Result<State, Refusal>, before: &[Condition]) -> Verdict {
+    let accepted = || Verdict::new(true, "Accepted", "the registration and its credentials are usable");
+    match verdict {
+        Err(refusal) | Ok(State::Refuses(refusal)) => Verdict::new(false, refusal.reason, &refusal.message),
+        Ok(State::Answers) => accepted(),
+        // Silence says nothing about credentials that worked before.
+        Ok(_) if find(before, ACCEPTED).is_some_and(|condition| condition.status == "True") => accepted(),
+        Ok(_) => Verdict::unknown(
+            "NotVerified",
+            "its API has not answered yet, so nobody knows if the credentials work",
+        ),
+    }
+}
+
+fn healthy(verdict: &Result<State, Refusal>) -> Verdict {
+    match verdict {
+        Ok(State::Answers) => Verdict::new(true, "Answers", "its API answers"),
+        Ok(State::Refuses(_)) => Verdict::new(true, "Answers", "its API answers, but not to us"),
+        Ok(State::Silent(why)) => Verdict::new(
+            false,
+            "Silent",
+            format!("its API does not answer, endpoints stay as last known: {why}"),
+        ),
+        Ok(State::NotAsked) | Err(_) => {
+            Verdict::unknown("NotAsked", "its API is not asked before it can be accepted")
+        }
+    }
+}
+
+fn admitted(refused: &[(ServiceKey, Refused)]) -> Verdict {
+    let Some((service, example)) = refused.first() else {
+        return Verdict::new(true, "Admitted", "all endpoints are its own");
+    };
+    let count: u32 = refused.iter().map(|(_, refused)| refused.count).sum();
+    let message = format!("{count} endpoints are left out, as of {service} {}", example.example);
+    Verdict::new(false, "EndpointsRefused", message)
+}
+
+fn endpoints(context: &Context, name: &str) -> u32 {
+    let mirrored = context.world.mirrored();
+    Endpoints::count(mirrored.iter().map(|slice| &**slice).filter(|slice| cluster_of(slice) == Some(name)))
+        .all
+}
+
+/// Exact when something happens, a minute old at most when nothing does.
+fn last_contact(contact: Option<&Contact>, before: &ClusterStatus, conditions: &[Condition]) -> Option<Time> {
+    let reported = before.last_contact_time.clone();
+    let Some(last) = contact.and_then(|contact| contact.last) else { return reported };
+    let is_fresh = reported.as_ref().is_some_and(|reported| last.duration_since(reported.0) < CONTACT_AGE);
+    if is_fresh && before.conditions == conditions { reported } else { Some(Time(last)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal() -> Refusal {
+        Refusal::new("CredentialsRefused", "renew them")
+    }
+
+    fn told(verdict: &Verdict) -> (Option<bool>, &str) {
+        (verdict.holds, verdict.reason)
+    }
+
+    #[test]
+    fn what_each_verdict_says() {
+        let cases = [
+            (Ok(State::Answers), (Some(true), "Accepted"), (Some(true), "Answers")),
+            (Ok(State::Refuses(refusal())), (Some(false), "CredentialsRefused"), (Some(true), "Answers")),
+            (Ok(State::Silent("gone".into())), (None, "NotVerified"), (Some(false), "Silent")),
+            (Err(refusal()), (Some(false), "CredentialsRefused"), (None, "NotAsked")),
+        ];
+        for (verdict, expected_accepted, expected_healthy) in cases {
+            assert_eq!(told(&accepted(&verdict, &[])), expected_accepted, "{verdict:?}");
+            assert_eq!(told(&healthy(&verdict)), expected_healthy, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn an_accepted_cluster_that_falls_silent_stays_accepted() {
+        let now = Timestamp::UNIX_EPOCH;
+        let before = [accepted(&Ok(State::Answers), &[]).condition(ACCEPTED, &[], None, now)];
+        assert_eq!(told(&accepted(&Ok(State::Silent("gone".into())), &before)), (Some(true), "Accepted"));
+    }
+
+    #[test]
+    fn refused_endpoints_are_counted_with_an_example() {
+        let refused = |count, example: &str| Refused { count, example: example.to_owned() };
+        let all = [
+            (ServiceKey::new("n", "a"), refused(2, "192.0.2.1: it lies outside the cluster's networks")),
+            (ServiceKey::new("n", "b"), refused(1, "127.0.0.1: it is a loopback address")),
+        ];
+        let verdict = admitted(&all);
+        assert_eq!(told(&verdict), (Some(false), "EndpointsRefused"));
+        assert_eq!(
+            verdict.message,
+            "3 endpoints are left out, as of n/a 192.0.2.1: it lies outside the cluster's networks"
+        );
+        assert_eq!(told(&admitted(&[])), (Some(true), "Admitted"));
+    }
+
+    #[test]
+    fn the_time_of_contact_is_written_when_it_matters() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let contact = |second| Contact::example(at(second));
+        let before = ClusterStatus { last_contact_time: Some(Time(at(0))), ..ClusterStatus::default() };
+        let changed = [healthy(&Ok(State::Answers)).condition(HEALTHY, &[], None, at(0))];
+        let seconds = |contact: Option<&Contact>, conditions: &[Condition]| {
+            last_contact(contact, &before, conditions).map(|time| time.0.as_second())
+        };
+        assert_eq!(seconds(Some(&contact(30)), &[]), Some(0));
+        assert_eq!(seconds(Some(&contact(60)), &[]), Some(60));
+        assert_eq!(seconds(Some(&contact(30)), &changed), Some(30));
+        assert_eq!(seconds(None, &changed), Some(0));
+    }
 }

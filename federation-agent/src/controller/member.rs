@@ -1,63 +1,301 @@
-//! A member cluster as the controller reaches it: credentials to client, and who is a member now.
+//! The connections to member clusters: one client, one watch and two work queues each, so that none waits for another.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
 };
-use serde_json::json;
-use tokio::task::AbortHandle;
 
-use crate::{api::ClusterSpec, model::ClusterName};
+use k8s_openapi::{
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, api::ListParams};
+use tokio::{sync::Notify, task::JoinSet, time::timeout};
 
-/// The accepted clusters.
-pub(super) type Members = BTreeMap<ClusterName, Member>;
+use super::{
+    admit::Refused,
+    context::{Context, Post},
+    credentials::Login,
+    mirror, propagate,
+    registration::Refusal,
+    slices::Slices,
+    work::{Queue, backoff, chain, is, work},
+};
+use crate::model::ServiceKey;
 
-pub(super) struct Member {
+/// How often a cluster that answers is asked whether it still does.
+const CHECK_PERIOD: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(15);
+/// How long a check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A cluster that we can log in to.
+pub struct Member {
+    pub name: String,
     pub client: Client,
-    pub spec: ClusterSpec,
-    pub labels: BTreeMap<String, String>,
-    /// Version of the Secret and generation of the Cluster that the client was made of.
-    pub made_of: (Option<String>, Option<i64>),
-    /// Mirrors its endpoints until aborted.
-    pub mirror: AbortHandle,
+    /// Services whose shard here wants a look.
+    pub shards: Queue<Service>,
+    /// Services whose endpoints here want a look.
+    pub mirror: Queue<Service>,
+    /// Tells the watch of endpoints to begin anew.
+    pub relist: Notify,
+    fingerprint: u64,
+    source: RwLock<Slices>,
+    refused: Mutex<BTreeMap<ServiceKey, Refused>>,
+    contact: Mutex<Contact>,
 }
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.mirror.abort();
+/// What is known of the way to a cluster's API.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    pub state: State,
+    pub version: Option<String>,
+    /// When it last answered.
+    pub last: Option<Timestamp>,
+    /// Counts the times that it came to answer. What was found out in an earlier time may not hold any more.
+    pub epoch: u64,
+    failures: u32,
+    due: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    NotAsked,
+    Answers,
+    /// It answers, but not to us.
+    Refuses(Refusal),
+    Silent(String),
+}
+
+/// What the federation makes of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub verdict: Result<State, Refusal>,
+    /// Of what the user says: a number that changes with it.
+    pub said: u64,
+}
+
+#[derive(Default)]
+pub struct Members {
+    connected: RwLock<BTreeMap<String, Connected>>,
+    standings: RwLock<BTreeMap<String, Standing>>,
+}
+
+/// A member and the tasks that work for it; they end with it.
+struct Connected {
+    member: Arc<Member>,
+    _tasks: JoinSet<()>,
+}
+
+// === impl Member ===
+
+impl Member {
+    pub fn contact(&self) -> Contact {
+        self.lock_contact().clone()
+    }
+
+    pub fn answers(&self) -> bool {
+        self.lock_contact().state == State::Answers
+    }
+
+    /// Something failed that should not have: the next check comes at once.
+    pub fn doubt(&self) {
+        self.lock_contact().due = Instant::now();
+    }
+
+    /// Asks the cluster, if it is time to, and gives what is known and when to come again.
+    pub async fn check(&self) -> (Contact, Duration) {
+        if self.lock_contact().due <= Instant::now() {
+            let answer = timeout(CHECK_TIMEOUT, ask(&self.client)).await;
+            let late = || Err(State::Silent(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())));
+            self.learn(answer.unwrap_or_else(|_| late()));
+        }
+        let contact = self.contact();
+        let wait = contact.due.saturating_duration_since(Instant::now());
+        (contact, wait)
+    }
+
+    fn learn(&self, answer: Result<String, State>) {
+        let mut contact = self.lock_contact();
+        let wait = match answer {
+            Ok(version) => {
+                if contact.state != State::Answers {
+                    contact.epoch += 1;
+                    // The old connection may be dead without knowing.
+                    self.relist.notify_one();
+                }
+                contact.state = State::Answers;
+                contact.version = Some(version);
+                contact.last = Some(Timestamp::now());
+                contact.failures = 0;
+                CHECK_PERIOD
+            }
+            Err(state) => {
+                contact.state = state;
+                contact.failures += 1;
+                backoff(FIRST_RETRY, LONGEST_RETRY, contact.failures)
+            }
+        };
+        contact.due = Instant::now() + wait;
+    }
+
+    fn lock_contact(&self) -> MutexGuard<'_, Contact> {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slices that its API server holds.
+    pub fn source(&self) -> RwLockReadGuard<'_, Slices> {
+        self.source.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn source_mut(&self) -> RwLockWriteGuard<'_, Slices> {
+        self.source.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how many endpoints of a service were refused. True when that is news.
+    pub fn note_refused(&self, service: &ServiceKey, now: Option<&Refused>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match now {
+            Some(now) => refused.insert(service.clone(), now.clone()),
+            None => refused.remove(service),
+        };
+        before.as_ref() != now
+    }
+
+    /// All endpoints that were refused; `None` before the first listing.
+    pub fn refused(&self) -> Option<Vec<(ServiceKey, Refused)>> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = refused.iter().map(|(service, refused)| (service.clone(), refused.clone()));
+        self.source().synced().then(|| all.collect())
     }
 }
 
-/// A client for the cluster with the credentials in `secret`. Nothing is sent yet.
-///
-/// # Errors
-/// What is missing from the Secret or wrong in it; never the credentials themselves.
-pub(super) async fn client(spec: &ClusterSpec, secret: &Secret) -> Result<Client> {
-    let entry = |name: &str| secret.data.as_ref().and_then(|data| data.get(name));
-    let kubeconfig = if let Some(bytes) = entry("kubeconfig") {
-        let text = std::str::from_utf8(&bytes.0).context("its `kubeconfig` is not UTF-8")?;
-        Kubeconfig::from_yaml(text).ok().context("its `kubeconfig` is no kubeconfig")?
-    } else {
-        let token = entry("token").context("it has neither `kubeconfig` nor `token` and `ca.crt`")?;
-        let token = std::str::from_utf8(&token.0).context("its `token` is not UTF-8")?;
-        let authority = entry("ca.crt").context("it has a `token` but no `ca.crt`")?;
-        serde_json::from_value(json!({
-            "current-context": "member",
-            "contexts": [{"name": "member", "context": {"cluster": "member", "user": "member"}}],
-            "clusters": [{"name": "member", "cluster": {"server": spec.server, "certificate-authority-data": authority}}],
-            "users": [{"name": "member", "user": {"token": token.trim()}}],
-        }))
-        .context("make a kubeconfig of its `token` and `ca.crt`")?
-    };
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .context("its `kubeconfig` cannot be used")?;
-    // The registration says where the cluster is; the Secret only how to log in.
-    config.cluster_url = spec.server.parse().with_context(|| format!("{} is no URL", spec.server))?;
-    config.connect_timeout = Some(super::REQUEST_TIMEOUT);
-    Client::try_from(config).context("its certificates cannot be used")
+/// The version of a cluster that knows us. `/version` alone is told to anybody.
+async fn ask(client: &Client) -> Result<String, State> {
+    let slices: Api<EndpointSlice> = Api::all(client.clone());
+    let version = client.apiserver_version().await.map_err(|error| judge(&error))?;
+    slices.list_metadata(&ListParams::default().limit(1)).await.map_err(|error| judge(&error))?;
+    Ok(version.git_version)
+}
+
+fn judge(error: &kube::Error) -> State {
+    let text = chain(error);
+    let refused = |why: &str| State::Refuses(Refusal::new("CredentialsRefused", format!("{why}: {text}")));
+    match error {
+        _ if is(error, 401) => refused("the cluster does not know the credentials; renew the Secret"),
+        _ if is(error, 403) => {
+            refused("the credentials may not read EndpointSlices; give them the rights of a member")
+        }
+        _ if text.contains("invalid peer certificate") => {
+            let message =
+                format!("the server's certificate is not of the CA in the Secret; put its CA there: {text}");
+            State::Refuses(Refusal::new("ServerNotTrusted", message))
+        }
+        _ => State::Silent(text),
+    }
+}
+
+#[cfg(test)]
+impl Contact {
+    /// Of a cluster that answered then.
+    pub fn example(last: Timestamp) -> Self {
+        let (state, due) = (State::Answers, Instant::now());
+        Self { state, version: None, last: Some(last), epoch: 1, failures: 0, due }
+    }
+}
+
+// === impl Members ===
+
+impl Members {
+    /// The member of that name, connected anew where the login changed.
+    ///
+    /// # Errors
+    /// The login cannot be used.
+    pub fn connect(context: &Arc<Context>, name: &str, login: Login) -> Result<Arc<Member>, Refusal> {
+        let members = &context.members;
+        if let Some(member) = members.get(name).filter(|member| member.fingerprint == login.fingerprint) {
+            return Ok(member);
+        }
+        let client = Client::try_from(login.config).map_err(|error| {
+            Refusal::new("CredentialsInvalid", format!("the credentials cannot be used: {}", chain(&error)))
+        })?;
+        let (shards, shards_queued) = tokio::sync::mpsc::unbounded_channel();
+        let (mirror, mirror_queued) = tokio::sync::mpsc::unbounded_channel();
+        let contact = Contact {
+            state: State::NotAsked,
+            version: None,
+            last: None,
+            epoch: members.get(name).map_or(0, |before| before.contact().epoch),
+            failures: 0,
+            due: Instant::now(),
+        };
+        let member = Arc::new(Member {
+            name: name.to_owned(),
+            client,
+            shards,
+            mirror,
+            relist: Notify::new(),
+            fingerprint: login.fingerprint,
+            source: RwLock::default(),
+            refused: Mutex::default(),
+            contact: Mutex::new(contact),
+        });
+        let post = Arc::new(Post { context: Arc::clone(context), member: Arc::clone(&member) });
+        let services = || context.world.services.clone();
+        let mut tasks = JoinSet::new();
+        let work_name = format!("shards of {name}");
+        let (store, at) = (services(), Arc::clone(&post));
+        tasks.spawn(async move { work(&work_name, store, shards_queued, at, propagate::reconcile).await });
+        let work_name = format!("endpoints of {name}");
+        let (store, at) = (services(), Arc::clone(&post));
+        tasks.spawn(async move { work(&work_name, store, mirror_queued, at, mirror::reconcile).await });
+        tasks.spawn(mirror::watch(post));
+        let connected = Connected { member: Arc::clone(&member), _tasks: tasks };
+        members.connected_mut().insert(name.to_owned(), connected);
+        Ok(member)
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Member>> {
+        self.connected().get(name).map(|connected| Arc::clone(&connected.member))
+    }
+
+    pub fn all(&self) -> Vec<Arc<Member>> {
+        self.connected().values().map(|connected| Arc::clone(&connected.member)).collect()
+    }
+
+    /// Of all clusters that were looked at, connected or not.
+    pub fn names(&self) -> Vec<String> {
+        self.standings.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Ends the connection; its mirrored endpoints stay.
+    pub fn disconnect(&self, name: &str) {
+        self.connected_mut().remove(name);
+    }
+
+    /// Forgets a cluster that is registered no more.
+    pub fn remove(&self, name: &str) {
+        self.disconnect(name);
+        self.standings.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    pub fn standing(&self, name: &str) -> Option<Standing> {
+        self.standings.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// True when it is news.
+    pub fn set_standing(&self, name: &str, standing: Standing) -> bool {
+        let mut standings = self.standings.write().unwrap_or_else(PoisonError::into_inner);
+        standings.insert(name.to_owned(), standing.clone()) != Some(standing)
+    }
+
+    fn connected(&self) -> RwLockReadGuard<'_, BTreeMap<String, Connected>> {
+        self.connected.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connected_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<String, Connected>> {
+        self.connected.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,244 +1,135 @@
-//! One cluster's endpoints, mirrored into the Federation API for as long as it is a member.
+//! Mirrors one cluster's endpoints into the Federation API.
 //!
-//! What its API says is mirrored; that it says nothing changes nothing. Only a list that it answers with can remove.
+//! Only what that cluster's API says changes anything: while it does not answer, what was mirrored stays.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use futures::{StreamExt as _, stream::BoxStream};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
-    Api, Client, ResourceExt as _,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams},
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
     runtime::{
-        WatchStreamExt as _, reflector,
-        reflector::{ObjectRef, Store},
-        watcher,
+        WatchStreamExt as _,
+        controller::Action,
+        watcher::{self, Event, watcher},
     },
 };
-use siphasher::sip::SipHasher24;
-use tokio::time::{Duration, sleep};
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::{Context, admit, gone_is_fine};
-use crate::{
-    api::{
-        ClusterSpec,
-        marks::{CLUSTER_LABEL, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
-    },
-    model::{ClusterName, ServiceKey},
+use super::{
+    admit::{Refused, Rules},
+    book::Outcome,
+    context::Post,
+    credentials::WATCH_SECONDS,
+    mirrored::{is_as_desired, mirrored},
+    slices::{SERVICE_LABEL, cluster_of, service_of},
+    work::{Failure, Trying as _, chain, is},
+    world::{key, reference},
 };
+use crate::api::marks::FIELD_MANAGER;
 
-pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-
-/// Before a write to the Federation API that failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Endpoint addresses of a cluster that were left out, and one of them in words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusals {
-    pub count: usize,
-    pub example: String,
-}
-
-/// How much of a cluster is mirrored.
-pub(super) struct Counts {
-    pub services: u32,
-    pub endpoints: u32,
-}
-
-/// Mirrors until aborted.
-pub(super) async fn run(name: ClusterName, spec: ClusterSpec, member: Client, context: Arc<Context>) {
-    let mirror = Mirror { name, spec, context };
-    let (store, writer) = reflector::store();
-    let slices = watcher(Api::<EndpointSlice>::all(member), watcher::Config::default().labels(SERVICE_LABEL));
-    let mut events = std::pin::pin!(reflector(writer, slices.default_backoff()));
-    let mut sharding = mirror.context.sharding.changes();
-    let mut listed = false;
+/// Follows the cluster's endpoints and queues the services that they belong to.
+pub async fn watch(post: Arc<Post>) {
+    let member = &post.member;
+    let mut events = begin(&post);
     loop {
-        tokio::select! {
-            event = events.next() => match event {
-                None => return,
-                Some(Err(error)) => debug!("{}: watch of EndpointSlices: {error}", mirror.name),
-                // Between these two the store is not whole.
-                Some(Ok(watcher::Event::Init | watcher::Event::InitApply(_))) => continue,
-                Some(Ok(watcher::Event::InitDone)) => listed = true,
-                Some(Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_))) => {}
-            },
-            changed = sharding.changed() => if changed.is_err() { return },
-        }
-        while listed && let Err(error) = mirror.make_true(&store).await {
-            warn!("{}: endpoints could not be mirrored and will be tried again: {error:#}", mirror.name);
-            sleep(RETRY).await;
-        }
-    }
-}
-
-struct Mirror {
-    name: ClusterName,
-    spec: ClusterSpec,
-    context: Arc<Context>,
-}
-
-impl Mirror {
-    /// Compares all that the cluster has with all that is mirrored of it, and writes the difference.
-    async fn make_true(&self, store: &Store<EndpointSlice>) -> Result<()> {
-        let mirrored = mirrored(&self.context, &self.name).await?;
-        let mut wanted = BTreeSet::new();
-        let mut refusals: Option<Refusals> = None;
-        for slice in store.state() {
-            let Some(service) = service_of(&slice) else { continue };
-            let key = (slice.namespace().unwrap_or_default(), mirror_name(&self.name, &slice.name_any()));
-            match self.context.sharding.is_sharded(&self.name, &service) {
-                Some(true) => {}
-                Some(false) => continue,
-                // Not looked at yet since this controller started: what is mirrored stays.
-                None => {
-                    wanted.insert(key);
-                    continue;
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = member.relist.notified() => {
+                events = begin(&post);
+                continue;
+            }
+        };
+        match event {
+            Some(Ok(event)) => {
+                let is_listed = matches!(event, Event::InitDone);
+                let touched = member.source_mut().apply(event);
+                // Until the first listing has ended, nothing is known to be missing.
+                let services = touched.iter().filter_map(|slice| service_of(slice));
+                for service in services {
+                    let _ = member.mirror.send(reference(&service));
+                }
+                if is_listed {
+                    for service in post.context.world.services.state() {
+                        let _ = member.mirror.send(reference(&key(&*service)));
+                    }
                 }
             }
-            let (copy, refused) = self.copy(&slice, &service);
-            if let Some(first) = refused.first() {
-                let before = refusals.as_ref().map_or(0, |refusals| refusals.count);
-                refusals = Some(Refusals { count: before + refused.len(), example: first.clone() });
+            Some(Err(error)) => {
+                warn!(
+                    cluster = member.name,
+                    "its endpoints cannot be watched and stay as last known: {}",
+                    chain(&error)
+                );
             }
-            wanted.insert(key);
-            if !mirrored.iter().any(|present| same(present, &copy)) {
-                self.apply(&copy).await?;
-            }
+            None => return,
         }
-        self.note(refusals);
-        for present in mirrored {
-            let key = (present.namespace().unwrap_or_default(), present.name_any());
-            if !wanted.contains(&key) {
-                self.delete(&key.0, &key.1).await?;
-            }
+    }
+}
+
+fn begin(post: &Post) -> BoxStream<'static, Result<Event<EndpointSlice>, watcher::Error>> {
+    let slices: Api<EndpointSlice> = Api::all(post.member.client.clone());
+    let config = watcher::Config::default().labels(SERVICE_LABEL).timeout(WATCH_SECONDS);
+    watcher(slices, config).default_backoff().modify(|slice| slice.metadata.managed_fields = None).boxed()
+}
+
+/// Makes the mirrored slices of one service and this cluster what they shall be.
+pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action, Failure> {
+    let Post { context, member } = &*post;
+    let name = &member.name;
+    let (true, Some(cluster)) = (member.source().synced(), context.world.cluster(name)) else {
+        return Ok(Action::await_change());
+    };
+    let key = key(&*service);
+    let actual = context.world.mirrored().of(&key);
+    let actual: Vec<_> = actual.into_iter().filter(|slice| cluster_of(slice) == Some(name)).collect();
+    let is_ours = match context.book.outcome(&key, &service.uid().unwrap_or_default(), name) {
+        Some(Outcome::InPlace) => true,
+        Some(Outcome::Absent | Outcome::Conflict(_)) => false,
+        // Not known, for now: as it was.
+        Some(Outcome::Pending | Outcome::Failed(_)) | None => !actual.is_empty(),
+    };
+    let rules = Rules { networks: &cluster.spec.networks, vip_ranges: &context.settings.vip_ranges };
+    let sources = if is_ours { member.source().of(&key) } else { Vec::new() };
+    let (desired, refused): (Vec<_>, Vec<_>) =
+        sources.iter().map(|source| mirrored(source, name, rules)).unzip();
+    if member.note_refused(&key, total(refused.into_iter().flatten()).as_ref()) {
+        context.wake_cluster(name);
+    }
+
+    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
+    for slice in &desired {
+        let slice_name = slice.name_any();
+        let is_there =
+            actual.iter().any(|actual| actual.name_any() == slice_name && is_as_desired(actual, slice));
+        if !is_there {
+            let parameters = PatchParams::apply(FIELD_MANAGER).force();
+            let applied = api.patch(&slice_name, &parameters, &Patch::Apply(slice)).await;
+            applied.trying(|| format!("mirror endpoints {}/{slice_name}", key.namespace))?;
         }
-        Ok(())
     }
-
-    /// The slice as the Federation API shall have it, and why addresses were left out of it.
-    fn copy(&self, slice: &EndpointSlice, service: &ServiceKey) -> (EndpointSlice, Vec<String>) {
-        let mut refused = Vec::new();
-        let mut endpoints = slice.endpoints.clone();
-        for endpoint in &mut endpoints {
-            endpoint.target_ref = None;
-            endpoint.addresses.retain(|address| {
-                let verdict =
-                    address.parse().map_err(|_| format!("{address} is no IP address")).and_then(|address| {
-                        admit::admit(address, &self.spec.networks, &self.context.settings.vip_ranges)
-                    });
-                verdict.map_err(|reason| refused.push(reason)).is_ok()
-            });
+    for slice in actual {
+        let slice_name = slice.name_any();
+        if !desired.iter().any(|desired| desired.name_any() == slice_name) {
+            delete(&api, &slice_name)
+                .await
+                .trying(|| format!("remove mirrored endpoints {}/{slice_name}", key.namespace))?;
         }
-        endpoints.retain(|endpoint| !endpoint.addresses.is_empty());
-        let labels = [
-            (SERVICE_LABEL, service.name.to_string()),
-            (CLUSTER_LABEL, self.name.to_string()),
-            (MANAGED_BY_LABEL, MANAGED_BY.to_owned()),
-        ];
-        let copy = EndpointSlice {
-            metadata: ObjectMeta {
-                name: Some(mirror_name(&self.name, &slice.name_any())),
-                namespace: slice.namespace(),
-                labels: Some(labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
-                ..ObjectMeta::default()
-            },
-            address_type: slice.address_type.clone(),
-            endpoints,
-            ports: slice.ports.clone(),
-        };
-        (copy, refused)
     }
-
-    async fn apply(&self, slice: &EndpointSlice) -> Result<()> {
-        let slices = self.slices(&slice.namespace().unwrap_or_default());
-        let apply = PatchParams::apply(FIELD_MANAGER).force();
-        slices
-            .patch(&slice.name_any(), &apply, &Patch::Apply(slice))
-            .await
-            .context("write an EndpointSlice")?;
-        Ok(())
-    }
-
-    async fn delete(&self, namespace: &str, name: &str) -> Result<()> {
-        let deleted = self.slices(namespace).delete(name, &DeleteParams::default()).await.map(drop);
-        gone_is_fine(deleted).context("delete an EndpointSlice")
-    }
-
-    fn slices(&self, namespace: &str) -> Api<EndpointSlice> {
-        Api::namespaced(self.context.client.clone(), namespace)
-    }
-
-    fn note(&self, refusals: Option<Refusals>) {
-        let mut all = self.context.refusals.lock().expect("no holder panics");
-        match refusals {
-            Some(refusals) => all.insert(self.name.clone(), refusals),
-            None => all.remove(&self.name),
-        };
-    }
+    Ok(Action::await_change())
 }
 
-/// What the Federation API has of a cluster.
-async fn mirrored(context: &Context, name: &ClusterName) -> Result<Vec<EndpointSlice>> {
-    let theirs = ListParams::default().labels(&format!("{CLUSTER_LABEL}={name}"));
-    let slices = Api::<EndpointSlice>::all(context.client.clone()).list(&theirs).await;
-    Ok(slices.context("list mirrored EndpointSlices")?.items)
+fn total(mut refused: impl Iterator<Item = Refused>) -> Option<Refused> {
+    let Refused { mut count, example } = refused.next()?;
+    count += refused.map(|refused| refused.count).sum::<u32>();
+    Some(Refused { count, example })
 }
 
-pub(super) async fn counts(context: &Context, name: &ClusterName) -> Result<Counts> {
-    let slices = mirrored(context, name).await?;
-    let services: BTreeSet<_> = slices.iter().filter_map(service_of).collect();
-    let endpoints: usize = slices.iter().map(|slice| slice.endpoints.len()).sum();
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Ok(Counts { services: count(services.len()), endpoints: count(endpoints) })
-}
-
-pub(super) fn service_of(slice: &EndpointSlice) -> Option<ServiceKey> {
-    Some(ServiceKey::new(slice.namespace()?, slice.labels().get(SERVICE_LABEL)?))
-}
-
-/// The service whose mirrored slice this is, for its reconciler.
-pub(super) fn service_ref(slice: &EndpointSlice) -> Option<ObjectRef<k8s_openapi::api::core::v1::Service>> {
-    slice.labels().get(CLUSTER_LABEL)?;
-    let key = service_of(slice)?;
-    Some(ObjectRef::new(&key.name).within(&key.namespace))
-}
-
-/// Unique among clusters; names too long for Kubernetes end in a hash instead.
-fn mirror_name(cluster: &ClusterName, slice: &str) -> String {
-    use std::hash::Hasher as _;
-    const LONGEST: usize = 253;
-    let name = format!("{cluster}-{slice}");
-    if name.len() <= LONGEST {
-        return name;
-    }
-    let mut hasher = SipHasher24::new();
-    hasher.write(name.as_bytes());
-    format!("{}-{:016x}", name[..LONGEST - 17].trim_end_matches(['-', '.']), hasher.finish())
-}
-
-/// Whether what is there says what is wanted.
-fn same(present: &EndpointSlice, wanted: &EndpointSlice) -> bool {
-    present.metadata.name == wanted.metadata.name
-        && present.metadata.namespace == wanted.metadata.namespace
-        && present.labels() == wanted.labels()
-        && present.address_type == wanted.address_type
-        && present.endpoints == wanted.endpoints
-        && present.ports == wanted.ports
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_by_cluster_and_never_too_long() {
-        let cluster = ClusterName::from("europe-west1-d");
-        assert_eq!(mirror_name(&cluster, "web-x7k2p"), "europe-west1-d-web-x7k2p");
-        let long = mirror_name(&cluster, &"a".repeat(250));
-        assert_eq!(long.len(), 253);
-        assert_ne!(long, mirror_name(&ClusterName::from("europe-west1-b"), &"a".repeat(250)));
+/// Deletes a mirrored slice that may be gone already.
+pub async fn delete(api: &Api<EndpointSlice>, name: &str) -> Result<(), kube::Error> {
+    match api.delete(name, &DeleteParams::default()).await {
+        Err(error) if is(&error, 404) => Ok(()),
+        result => result.map(drop),
     }
 }

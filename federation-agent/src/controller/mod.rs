@@ -1,104 +1,157 @@
 //! Registers clusters, shards Services into them, allocates VIPs and mirrors endpoints into the Federation API.
 //!
-//! Level-triggered: every reconciliation looks at all that is there and makes it right, whatever happened meanwhile.
-//! It talks to the Federation API and to the clusters' APIs, never to a node.
+//! Small reconcilers, each with one output, level-triggered and woken by [`context`]:
+//!
+//! | who | for each | writes |
+//! | --- | --- | --- |
+//! | [`clusters`] | `Cluster` | its status; connects and disconnects members |
+//! | [`services`] | `Service` | its `FederatedService` and its finalizer |
+//! | [`propagate`] | member and `Service` | the shard, in the member |
+//! | [`mirror`] | member and `Service` | the mirrored `EndpointSlice`s |
+//! | [`report`] | `FederatedService` | its status: VIPs, shards, conditions |
+//! | [`sweep`] | mirrored `EndpointSlice` | nothing, or its deletion |
+//!
+//! What they decide by is pure: [`admit`], [`mirrored`], [`registration`], [`selection`], [`shard`], [`status`], [`vips`].
 
 mod admit;
+mod book;
 mod clusters;
-mod conditions;
+mod context;
+mod credentials;
+mod events;
 mod member;
 mod mirror;
-mod names;
+mod mirrored;
+mod propagate;
+mod registration;
+mod report;
+mod selection;
 mod services;
 mod shard;
-mod sharding;
-mod summary;
+mod slices;
+mod status;
+mod sweep;
 mod vips;
+mod work;
+mod world;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use kube::Client;
-use tokio::sync::{Mutex, RwLock};
+use futures::{Stream, StreamExt as _, pin_mut};
+use kube::{Api, Client, api::ListParams, core::Selector};
+use tokio::sync::{Notify, mpsc};
+use tracing::{info, warn};
 
-use crate::{client, model::ClusterName, settings::FederationSettings, shutdown};
+use crate::{api::Cluster, client, settings::FederationSettings, shutdown};
+use book::Book;
+use context::{Context, Queues, Vips};
+use events::Events;
 use member::Members;
-use mirror::Refusals;
-use sharding::Sharding;
-use vips::Allocator;
+use vips::Pool;
+use work::{chain, is, work};
+use world::{Change, World};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     #[command(flatten)]
     federation: FederationSettings,
 
-    /// Kubeconfig of the Federation API, with the right to write
+    /// Kubeconfig of the Federation API
     #[arg(long, env = "FEDERATION_KUBECONFIG", value_name = "FILE")]
     kubeconfig: PathBuf,
-}
 
-/// How long one request to a cluster may take: a cluster that hangs delays nobody but itself.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the reconcilers share.
-struct Context {
-    client: Client,
-    settings: FederationSettings,
-    members: RwLock<Members>,
-    sharding: Sharding,
-    vips: Mutex<Allocator>,
-    /// Of each cluster, the endpoints that were left out.
-    refusals: std::sync::Mutex<BTreeMap<ClusterName, Refusals>>,
-}
-
-/// A reconciliation that failed and will be tried again.
-#[derive(Debug)]
-struct Failure(anyhow::Error);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.0)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self(error)
-    }
-}
-
-/// Deleting what is not there has done what was wanted.
-fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        result => result,
-    }
+    /// Labels of the Services that are federated, on a cluster that has others too: `key=value,...`; all when empty
+    #[arg(
+        long,
+        env = "FEDERATION_SERVICE_SELECTOR",
+        value_name = "LABELS",
+        default_value = "",
+        value_parser = selection::parse_selector
+    )]
+    service_selector: Selector,
 }
 
 /// Runs until the process is told to end (SIGTERM, SIGINT).
 ///
 /// # Errors
-/// The settings are wrong, or the Federation API cannot be reached when it starts.
+/// The settings cannot be used, or the Federation API refuses the kubeconfig.
 pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
     let shutdown = shutdown::requested()?;
     let client = client::from_kubeconfig(&args.kubeconfig).await?;
-    // All VIPs that are held must be known before the first is given.
-    let vips = vips::load(&client, &args.federation).await.context("read the VIPs that services hold")?;
-    let context = Arc::new(Context {
-        client,
-        settings: args.federation,
-        members: RwLock::default(),
-        sharding: Sharding::default(),
-        vips: Mutex::new(vips),
-        refusals: std::sync::Mutex::default(),
-    });
     tokio::select! {
-        () = clusters::run(context.clone()) => Ok(()),
-        () = services::run(context) => Ok(()),
+        result = control(args, client) => result,
+        // Everything that is under way is begun again by the next process.
         () = shutdown => Ok(()),
+    }
+}
+
+async fn control(args: Args, client: Client) -> Result<()> {
+    admitted(&client, &args).await?;
+    let (world, changes) = World::watch(&client);
+    let (clusters, cluster_queue) = mpsc::unbounded_channel();
+    let (services, service_queue) = mpsc::unbounded_channel();
+    let (reports, report_queue) = mpsc::unbounded_channel();
+    let context = Arc::new(Context {
+        events: Events::new(client.clone()),
+        client,
+        selector: args.service_selector,
+        world,
+        members: Members::default(),
+        book: Book::default(),
+        queues: Queues { clusters, services, reports, sweep: Notify::new() },
+        vips: Vips::new(Pool::new(args.federation.vip_ranges.clone())),
+        settings: args.federation,
+    });
+    let reconcilers = async {
+        context.world.ready().await;
+        // Before any is given: what is held must be known.
+        context.claim_stored_vips();
+        info!(
+            clusters = context.world.clusters.len(),
+            services = context.world.services.len(),
+            "the federation is known"
+        );
+        let World { clusters, services, federated, .. } = &context.world;
+        let share = || Arc::clone(&context);
+        tokio::join!(
+            work("clusters", clusters.clone(), cluster_queue, share(), clusters::reconcile),
+            work("services", services.clone(), service_queue, share(), services::reconcile),
+            work("reports", federated.clone(), report_queue, share(), report::reconcile),
+            sweep::run(share()),
+        )
+    };
+    tokio::select! {
+        () = follow(&context, changes) => bail!("the watches of the Federation API have ended"),
+        _ = reconcilers => bail!("the reconcilers have ended"),
+    }
+}
+
+async fn follow(context: &Context, changes: impl Stream<Item = Change>) {
+    pin_mut!(changes);
+    while let Some(change) = changes.next().await {
+        context.dispatch(change);
+    }
+}
+
+/// Finds out whether the Federation API lets us in and has our kinds. One that does not answer yet is waited for by
+/// the watches.
+async fn admitted(client: &Client, args: &Args) -> Result<()> {
+    let clusters: Api<Cluster> = Api::all(client.clone());
+    let kubeconfig = args.kubeconfig.display();
+    match clusters.list_metadata(&ListParams::default().limit(1)).await {
+        Err(error @ kube::Error::Api(_)) if is(&error, 404) => bail!(
+            "the Federation API of {kubeconfig} has no kind Cluster: install what `federation-agent crds` prints"
+        ),
+        Err(error @ kube::Error::Api(_)) if is(&error, 401) || is(&error, 403) => {
+            Err(error).with_context(|| format!("the Federation API refuses the credentials of {kubeconfig}"))
+        }
+        Err(error) => {
+            warn!("the Federation API does not answer yet: {}", chain(&error));
+            Ok(())
+        }
+        Ok(_) => Ok(()),
     }
 }

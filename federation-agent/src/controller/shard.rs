@@ -1,31 +1,41 @@
-//! What a shard looks like: the Service that the federation keeps in a member cluster. Pure.
+//! What a service looks like in one cluster, and whose an existing Service there is. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use kube::{ResourceExt as _, api::ObjectMeta};
+use kube::{ResourceExt as _, core::ObjectMeta};
 
-use crate::api::marks::{
-    ADOPT_ANNOTATION, FEDERATION_LABEL, MANAGED_BY, MANAGED_BY_LABEL, ORPHAN_ANNOTATION,
+use crate::api::{
+    GROUP,
+    marks::{ADOPT_ANNOTATION, FEDERATION_LABEL, MANAGED_BY, MANAGED_BY_LABEL, ORPHAN_ANNOTATION},
 };
 
-/// Annotations that are about the federated Service and not about its shards.
-const OWN_ANNOTATIONS: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", ORPHAN_ANNOTATION];
+/// What `kubectl apply` keeps for itself.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The shard of `service`: what the federation owns of it and nothing else, for server-side apply.
-pub(super) fn desired(service: &Service, federation: &str) -> Service {
-    let spec = service.spec.clone().unwrap_or_default();
-    let mut labels = service.labels().clone();
-    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
-    labels.insert(FEDERATION_LABEL.to_owned(), federation.to_owned());
-    let mut annotations: BTreeMap<String, String> = service.annotations().clone();
-    annotations.retain(|name, _| !OWN_ANNOTATIONS.contains(&name.as_str()));
+/// Whose a Service that a cluster has already is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// We made it.
+    Ours,
+    /// It was there before us, and we may have it: taken over, or waiting to be.
+    Adopted,
+    /// Never touched; with the reason.
+    Foreign(String),
+}
+
+/// The Service that `federated` shall be in a cluster. It leaves out what each cluster decides itself: addresses,
+/// families, node ports and status.
+pub fn manifest(federated: &Service, federation: &str) -> Service {
+    let spec = federated.spec.clone().unwrap_or_default();
+    let type_ = spec.type_.unwrap_or_else(|| "ClusterIP".to_owned());
+    let is_external = type_ != "ClusterIP";
     Service {
         metadata: ObjectMeta {
-            name: service.metadata.name.clone(),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels),
-            annotations: (!annotations.is_empty()).then_some(annotations),
+            name: federated.metadata.name.clone(),
+            namespace: federated.metadata.namespace.clone(),
+            labels: Some(labels(federated, federation)),
+            annotations: Some(annotations(federated)).filter(|annotations| !annotations.is_empty()),
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
@@ -34,76 +44,128 @@ pub(super) fn desired(service: &Service, federation: &str) -> Service {
             session_affinity: spec.session_affinity,
             session_affinity_config: spec.session_affinity_config,
             ip_family_policy: spec.ip_family_policy,
+            internal_traffic_policy: spec.internal_traffic_policy,
+            external_traffic_policy: spec.external_traffic_policy.filter(|_| is_external),
+            publish_not_ready_addresses: spec.publish_not_ready_addresses,
+            traffic_distribution: spec.traffic_distribution,
+            type_: Some(type_),
             ..ServiceSpec::default()
         }),
         status: None,
     }
 }
 
-/// Node ports are each cluster's own.
 fn port(port: ServicePort) -> ServicePort {
     ServicePort { node_port: None, ..port }
 }
 
-/// Whether the federation may write this Service of a member cluster: it made it, or was told to take it over.
-pub(super) fn is_ours(service: &Service, federation: &str) -> bool {
-    let label = |name: &str| service.labels().get(name).map(String::as_str);
-    let marked = label(MANAGED_BY_LABEL) == Some(MANAGED_BY) && label(FEDERATION_LABEL) == Some(federation);
-    marked || service.annotations().get(ADOPT_ANNOTATION).is_some_and(|value| value == "true")
+fn labels(federated: &Service, federation: &str) -> BTreeMap<String, String> {
+    let mut labels = federated.labels().clone();
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels.insert(FEDERATION_LABEL.to_owned(), federation.to_owned());
+    labels
+}
+
+/// Our own annotations say what to do with this object, here: they would say it to the shard's cluster, too.
+fn annotations(federated: &Service) -> BTreeMap<String, String> {
+    let ours = format!("{GROUP}/");
+    let kept = federated.annotations().iter();
+    kept.filter(|(key, _)| *key != LAST_APPLIED && !key.starts_with(&ours))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// Whether `federation` may write to, and delete, a Service that it finds.
+pub fn claim(existing: &Service, federation: &str) -> Claim {
+    let label = |key: &str| existing.labels().get(key).map(String::as_str);
+    let is_marked = label(MANAGED_BY_LABEL) == Some(MANAGED_BY);
+    let may_adopt = existing.annotations().get(ADOPT_ANNOTATION).is_some_and(|value| value == "true");
+    match label(FEDERATION_LABEL) {
+        Some(other) if is_marked && other != federation => {
+            Claim::Foreign(format!("it is a shard of federation {other}"))
+        }
+        _ if may_adopt => Claim::Adopted,
+        Some(_) if is_marked => Claim::Ours,
+        _ => Claim::Foreign(format!(
+            "a Service of this name was there before; annotate it {ADOPT_ANNOTATION}=true to let the federation \
+             have it, or delete it"
+        )),
+    }
+}
+
+/// Whether shards stay when the federated Service is deleted.
+pub fn is_orphaning(federated: &Service) -> bool {
+    federated.annotations().get(ORPHAN_ANNOTATION).is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
-    fn federated() -> Service {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {
-                "name": "s", "namespace": "n", "uid": "u", "resourceVersion": "7", "generation": 3,
-                "labels": {"app": "web"},
-                "annotations": {
-                    "kubectl.kubernetes.io/last-applied-configuration": "{}", "federation.dev/orphan": "true", "kept": "yes"
-                },
-                "finalizers": ["federation.dev/shards"]
-            },
-            "spec": {
-                "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"], "externalIPs": ["192.0.2.1"],
-                "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": 30000}],
-                "selector": {"app": "web"}, "sessionAffinity": "ClientIP", "ipFamilyPolicy": "SingleStack"
-            },
-            "status": {"loadBalancer": {}}
-        }))
-        .unwrap()
+    fn service(value: Value) -> Service {
+        serde_json::from_value(value).expect("a Service")
     }
 
     #[test]
-    fn a_shard_carries_what_the_federation_owns_and_no_more() {
-        let shard = serde_json::to_value(desired(&federated(), "my-federation")).unwrap();
-        let expected = serde_json::json!({
-            "apiVersion": "v1", "kind": "Service",
+    fn a_shard_has_what_the_user_said_and_nothing_that_the_cluster_decides() {
+        let federated = service(json!({
             "metadata": {
-                "name": "s", "namespace": "n",
-                "labels": {
-                    "app": "web", "app.kubernetes.io/managed-by": "federation-agent",
-                    "federation.dev/federation": "my-federation"
-                },
-                "annotations": {"kept": "yes"}
+                "name": "my-service", "namespace": "my-namespace", "uid": "1", "resourceVersion": "7",
+                "finalizers": ["federation.dev/shards"],
+                "labels": { "app": "web", "app.kubernetes.io/managed-by": "Helm" },
+                "annotations": { "team": "shop", LAST_APPLIED: "{}", ORPHAN_ANNOTATION: "true", ADOPT_ANNOTATION: "true" },
             },
             "spec": {
-                "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080}],
-                "selector": {"app": "web"}, "sessionAffinity": "ClientIP", "ipFamilyPolicy": "SingleStack"
-            }
+                "type": "NodePort", "selector": { "app": "web" }, "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "externalIPs": ["192.0.2.1"],
+                "healthCheckNodePort": 30002, "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } },
+                "ports": [{ "name": "http", "port": 80, "targetPort": "web", "protocol": "TCP", "nodePort": 30001 }],
+            },
+            "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.1" }] } },
+        }));
+        let shard = serde_json::to_value(manifest(&federated, "my-federation")).expect("JSON");
+        let expected = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": "my-service", "namespace": "my-namespace",
+                "labels": {
+                    "app": "web", "app.kubernetes.io/managed-by": "federation-agent",
+                    "federation.dev/federation": "my-federation",
+                },
+                "annotations": { "team": "shop" },
+            },
+            "spec": {
+                "type": "NodePort", "selector": { "app": "web" }, "ipFamilyPolicy": "SingleStack",
+                "sessionAffinity": "ClientIP", "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } },
+                "ports": [{ "name": "http", "port": 80, "targetPort": "web", "protocol": "TCP" }],
+            },
         });
         assert_eq!(shard, expected);
     }
 
     #[test]
-    fn only_marked_or_adopted_services_are_ours() {
-        let mut theirs = federated();
-        assert!(!is_ours(&theirs, "my-federation"));
-        assert!(is_ours(&desired(&theirs, "my-federation"), "my-federation"));
-        assert!(!is_ours(&desired(&theirs, "another"), "my-federation"));
-        theirs.annotations_mut().insert(ADOPT_ANNOTATION.to_owned(), "true".to_owned());
-        assert!(is_ours(&theirs, "my-federation"));
+    fn whose_an_existing_service_is() {
+        let of = |labels: Value, annotations: Value| {
+            claim(&service(json!({ "metadata": { "labels": labels, "annotations": annotations } })), "one")
+        };
+        let marks = |federation: &str| json!({ MANAGED_BY_LABEL: MANAGED_BY, FEDERATION_LABEL: federation });
+        let adopt = json!({ ADOPT_ANNOTATION: "true" });
+        assert_eq!(of(marks("one"), json!({})), Claim::Ours);
+        assert_eq!(of(marks("one"), adopt.clone()), Claim::Adopted);
+        assert_eq!(of(json!({}), adopt.clone()), Claim::Adopted);
+        for (labels, annotations) in [
+            (json!({}), json!({})),
+            (json!({}), json!({ ADOPT_ANNOTATION: "yes" })),
+            (json!({ MANAGED_BY_LABEL: "Helm", FEDERATION_LABEL: "one" }), json!({})),
+            (json!({ MANAGED_BY_LABEL: MANAGED_BY }), json!({})),
+        ] {
+            assert!(matches!(of(labels.clone(), annotations), Claim::Foreign(_)), "{labels}");
+        }
+        // Two federations must not fight over one Service.
+        assert_eq!(of(marks("two"), adopt), Claim::Foreign("it is a shard of federation two".to_owned()));
     }
 }
