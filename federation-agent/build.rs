@@ -18,6 +18,9 @@ const PROGRAMS: &str = "federation-ebpf";
 const YARDSTICK: &str = "federation-ebpf-yardstick";
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 
+/// The LLVM of the linker that setup installs: it reads what compilers with an older one write, but no newer.
+const LLVM: u32 = 22;
+
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=AYA_BUILD_SKIP");
@@ -60,10 +63,10 @@ fn add_linker_to_path(target: &Path) -> Result<()> {
 
 /// Sets what the nested build needs; the name of the rustup toolchain to run it with, where it is not the nightly.
 fn choose_compiler() -> Result<Option<String>> {
-    if has_source("rustup", &["run", "nightly", "rustc"]) {
+    if is_usable("rustup", &["run", "nightly", "rustc"]) {
         return Ok(None);
     }
-    if !has_source(DISTRIBUTION_RUSTC, &[]) {
+    if !is_usable(DISTRIBUTION_RUSTC, &[]) {
         return Err(anyhow!(
             "the eBPF programs need a compiler with the source of `core`, and there is none: run `cargo xtask setup`"
         ));
@@ -79,11 +82,22 @@ fn choose_compiler() -> Result<Option<String>> {
     Ok(Some(env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned())))
 }
 
-/// Whether that compiler's sysroot holds the standard library's source.
-fn has_source(program: &str, args: &[&str]) -> bool {
-    let output = Command::new(program).args(args).args(["--print", "sysroot"]).output();
-    let Ok(output) = output else { return false };
-    let Ok(sysroot) = String::from_utf8(output.stdout) else { return false };
-    output.status.success()
-        && Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/Cargo.lock").is_file()
+/// Whether that compiler has the standard library's source, and writes what the linker can read.
+fn is_usable(program: &str, args: &[&str]) -> bool {
+    let ask = |question: &[&str]| {
+        let output = Command::new(program).args(args).args(question).output().ok()?;
+        let answer = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then_some(answer)
+    };
+    let source = ask(&["--print", "sysroot"])
+        .is_some_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/Cargo.lock").is_file());
+    source
+        && ask(&["--version", "--verbose"])
+            .and_then(|version| llvm(&version))
+            .is_some_and(|llvm| llvm <= LLVM)
+}
+
+/// The LLVM that a compiler names in its long version.
+fn llvm(version: &str) -> Option<u32> {
+    version.lines().find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
 }

@@ -190,7 +190,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
         "Debian's package lists cannot be fetched: see that a mirror is reachable",
     )?;
     step::run(
-        &format!("apt-get install {}", packages.join(" ")),
+        "apt-get install",
         // What others have installed stays, whatever conflicts with it.
         apt().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages),
         "Debian's packages cannot be installed: see that the mirror has bookworm and bookworm-security, \

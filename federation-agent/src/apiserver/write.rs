@@ -150,13 +150,28 @@ fn prune_unknown(
     old: Option<&Stored>,
     options: &Options,
 ) -> Result<Vec<String>, ApiError> {
-    let admitted =
-        (kind.admit)(config, old.map(|old| &old.object)).map_err(|refusal| undecodable(kind, &refusal.0))?;
+    let old = old.map(|old| &old.object);
+    let mut whole = config.clone();
+    if let Some(old) = old {
+        fill_in(&mut whole, old);
+    }
+    let admitted = (kind.admit)(&whole, old).map_err(|refusal| undecodable(kind, &refusal.0))?;
     let warnings = judge_unknown(kind, &admitted.unknown_fields, options)?;
     if !admitted.unknown_fields.is_empty() {
         retain_known(config, &admitted.object);
     }
     Ok(warnings)
+}
+
+/// Gives `value` the fields of `other` that it does not state: what is applied may leave out what the kind requires.
+fn fill_in(value: &mut Value, other: &Value) {
+    let (Value::Object(fields), Value::Object(others)) = (value, other) else { return };
+    for (name, other) in others {
+        match fields.get_mut(name) {
+            Some(field) => fill_in(field, other),
+            None => drop(fields.insert(name.clone(), other.clone())),
+        }
+    }
 }
 
 fn retain_known(value: &mut Value, known: &Value) {

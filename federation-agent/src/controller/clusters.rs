@@ -21,7 +21,7 @@ use super::{
     admit::Refused,
     context::Context,
     credentials,
-    member::{Contact, Member, Members, Standing, State},
+    member::{Contact, Member, Members, Reach, Standing, State},
     registration::{self, Refusal},
     slices::cluster_of,
     status::{ACCEPTED, Endpoints, Verdict, find, newly_false},
@@ -51,7 +51,7 @@ pub async fn reconcile(cluster: Arc<Cluster>, context: Arc<Context>) -> Result<A
             (Ok(contact.state.clone()), Some(contact), next)
         }
     };
-    let standing = Standing { verdict: verdict.clone(), said: said(&cluster) };
+    let standing = Standing { reach: Reach::of(&verdict), said: said(&cluster) };
     if context.members.set_standing(&name, standing) {
         context.wake_for_member(&name);
     }

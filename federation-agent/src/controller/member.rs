@@ -69,12 +69,23 @@ pub enum State {
     Silent(String),
 }
 
-/// What the federation makes of a cluster.
+/// What services have to know of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    pub verdict: Result<State, Refusal>,
+    pub reach: Reach,
     /// Of what the user says: a number that changes with it.
     pub said: u64,
+}
+
+/// Whether shards can be kept in a cluster. How exactly it fails changes from one attempt to the next, and is told on
+/// the Cluster alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    NotAsked,
+    Answers,
+    Silent,
+    /// It is no accepted member; with the reason.
+    Refused(String),
 }
 
 #[derive(Default)]
@@ -203,6 +214,19 @@ impl Contact {
     pub fn example(last: Timestamp) -> Self {
         let (state, due) = (State::Answers, Instant::now());
         Self { state, version: None, last: Some(last), epoch: 1, failures: 0, due }
+    }
+}
+
+// === impl Reach ===
+
+impl Reach {
+    pub fn of(verdict: &Result<State, Refusal>) -> Self {
+        match verdict {
+            Ok(State::NotAsked) => Self::NotAsked,
+            Ok(State::Answers) => Self::Answers,
+            Ok(State::Silent(_)) => Self::Silent,
+            Ok(State::Refuses(refusal)) | Err(refusal) => Self::Refused(refusal.message.clone()),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a `FederatedService` reports: its VIPs, its shards and its conditions. The only writer of its status.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     book::Outcome,
     context::Context,
-    member::State,
+    member::Reach,
     registration::Refusal,
     selection::{self, Misnamed, Selection, Unfit},
     slices::cluster_of,
@@ -29,6 +29,10 @@ use crate::{
     model::ServiceKey,
 };
 
+const RANGE_EXHAUSTED: &str = "VIPRangeExhausted";
+/// How often a service without all of its VIPs looks whether others were given back.
+const RANGE_PERIOD: Duration = Duration::from_secs(5);
+
 pub async fn reconcile(federated: Arc<FederatedService>, context: Arc<Context>) -> Result<Action, Failure> {
     if federated.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
@@ -40,18 +44,26 @@ pub async fn reconcile(federated: Arc<FederatedService>, context: Arc<Context>) 
         Some(service) => of_service(&federated, service, &context),
         None => without_service(&federated, &context),
     };
+    // What others give back is told to nobody.
+    let is_exhausted = find(&status.conditions, ACCEPTED).is_some_and(|c| c.reason == RANGE_EXHAUSTED);
+    let next = if is_exhausted { Action::requeue(RANGE_PERIOD) } else { Action::await_change() };
     if federated.status.as_ref() == Some(&status) {
-        return Ok(Action::await_change());
+        return Ok(next);
     }
     write(&context, &key, &status).await?;
     let before = federated.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let about = service.map_or_else(|| federated.object_ref(&()), |service| service.object_ref(&()));
-    let news = newly_false(before, &status.conditions);
-    // That nothing is ready yet is the beginning of every service, and told by its condition.
-    for condition in news.filter(|condition| [ACCEPTED, PROPAGATED].contains(&condition.type_.as_str())) {
+    for condition in newly_false(before, &status.conditions).filter(|condition| is_for_people(condition)) {
         context.events.warn(about.clone(), &condition.reason, &condition.message).await;
     }
-    Ok(Action::await_change())
+    Ok(next)
+}
+
+/// Whether an Event tells of it: what its owner can put right. That nothing is ready is how every service begins, and
+/// a cluster that is silent says so itself.
+fn is_for_people(condition: &Condition) -> bool {
+    condition.type_ == ACCEPTED
+        || condition.type_ == PROPAGATED && ["Conflict", "Refused"].contains(&condition.reason.as_str())
 }
 
 async fn write(context: &Context, key: &ServiceKey, status: &FederatedServiceStatus) -> Result<(), Failure> {
@@ -152,34 +164,37 @@ fn vips(
 }
 
 fn is_accepted(cluster: &Cluster, context: &Context) -> bool {
-    match context.members.standing(&cluster.name_any()).map(|standing| standing.verdict) {
-        Some(Ok(State::Answers)) => true,
-        Some(Err(_) | Ok(State::Refuses(_))) => false,
-        Some(Ok(State::NotAsked | State::Silent(_))) | None => {
-            let conditions = cluster.status.as_ref().and_then(|status| find(&status.conditions, ACCEPTED));
-            conditions.is_some_and(|condition| condition.status == "True")
+    match reach(cluster, context) {
+        Reach::Answers => true,
+        Reach::Refused(_) => false,
+        Reach::NotAsked | Reach::Silent => {
+            let condition = cluster.status.as_ref().and_then(|status| find(&status.conditions, ACCEPTED));
+            condition.is_some_and(|condition| condition.status == "True")
         }
     }
+}
+
+fn reach(cluster: &Cluster, context: &Context) -> Reach {
+    let standing = context.members.standing(&cluster.name_any());
+    standing.map_or(Reach::NotAsked, |standing| standing.reach)
 }
 
 fn shard(key: &ServiceKey, service: &Service, cluster: &Cluster, context: &Context) -> Shard {
     let name = cluster.name_any();
     let slices = context.world.mirrored().of(key);
-    let endpoints = Endpoints::count(
-        slices.iter().map(|slice| &**slice).filter(|slice| cluster_of(slice) == Some(&name)),
-    );
-    let progress = match context.members.standing(&name).map(|standing| standing.verdict) {
-        Some(Err(refusal) | Ok(State::Refuses(refusal))) => Progress::NotAccepted(refusal.message),
-        Some(Ok(State::Silent(why))) => Progress::Silent(why),
-        None | Some(Ok(State::NotAsked)) => Progress::Pending,
-        Some(Ok(State::Answers)) => {
-            match context.book.outcome(key, &service.uid().unwrap_or_default(), &name) {
-                Some(Outcome::InPlace) => Progress::InPlace,
-                Some(Outcome::Conflict(why)) => Progress::Conflict(why),
-                Some(Outcome::Failed(why)) => Progress::Failed(why),
-                Some(Outcome::Pending | Outcome::Absent) | None => Progress::Pending,
-            }
-        }
+    let slices = slices.iter().map(|slice| &**slice).filter(|slice| cluster_of(slice) == Some(&name));
+    let endpoints = Endpoints::count(slices);
+    let outcome = || context.book.outcome(key, &service.uid().unwrap_or_default(), &name);
+    let progress = match reach(cluster, context) {
+        Reach::Refused(why) => Progress::NotAccepted(why),
+        Reach::Silent => Progress::Silent,
+        Reach::NotAsked => Progress::Pending,
+        Reach::Answers => match outcome() {
+            Some(Outcome::InPlace) => Progress::InPlace,
+            Some(Outcome::Conflict(why)) => Progress::Conflict(why),
+            Some(Outcome::Failed(why)) => Progress::Failed(why),
+            Some(Outcome::Pending | Outcome::Absent) | None => Progress::Pending,
+        },
     };
     Shard {
         region: cluster.spec.region.clone(),
@@ -206,7 +221,7 @@ fn reason_of_misnamed(misnamed: &Misnamed) -> &'static str {
 
 fn reason_of_fault(fault: &Fault) -> &'static str {
     match fault {
-        Fault::Exhausted { .. } => "VIPRangeExhausted",
+        Fault::Exhausted { .. } => RANGE_EXHAUSTED,
         Fault::NoRange { .. } => "VIPRangeMissing",
         Fault::HeldTwice { .. } => "VIPHeldTwice",
         Fault::OutsideRanges { .. } => "VIPOutsideRanges",

@@ -3,9 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::server::{Answer, JSON, MERGE, SERVICES, Server, send, send_text, service};
-
-const CLUSTERS: &str = "/apis/federation.dev/v1alpha1/clusters";
+use super::server::{Answer, CLUSTERS, JSON, MERGE, SERVICES, Server, send, send_text, service};
 
 fn cluster(name: &str) -> Value {
     json!({

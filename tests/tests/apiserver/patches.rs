@@ -3,7 +3,9 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::server::{APPLY, Answer, JSON, JSON_PATCH, MERGE, SERVICES, STRATEGIC, Server, send, service};
+use super::server::{
+    APPLY, Answer, CLUSTERS, JSON, JSON_PATCH, MERGE, SERVICES, STRATEGIC, Server, send, service,
+};
 
 const WEB: &str = "/api/v1/namespaces/default/services/web";
 
@@ -15,7 +17,10 @@ async fn json_merge_and_strategic_patches_each_do_what_they_say() {
     let cases = [
         (
             JSON_PATCH,
-            json!([{ "op": "add", "path": "/metadata/labels", "value": { "a": "1" } }]),
+            json!([
+                { "op": "test", "path": "/metadata/labels", "value": null },
+                { "op": "add", "path": "/metadata/labels", "value": { "a": "1" } },
+            ]),
             "/metadata/labels",
             json!({ "a": "1" }),
         ),
@@ -72,6 +77,13 @@ async fn a_patch_that_does_not_fit_is_refused() {
     let object = send(&client, Method::POST, SERVICES, JSON, &service("web")).await.expect(201);
     let test = json!([{ "op": "test", "path": "/spec/type", "value": "NodePort" }]);
     send(&client, Method::PATCH, WEB, JSON_PATCH, &test).await.expect(422);
+    let missing = json!([
+        { "op": "test", "path": "/metadata/labels", "value": null },
+        { "op": "test", "path": "/metadata/labels", "value": {} },
+    ]);
+    let refusal = send(&client, Method::PATCH, WEB, JSON_PATCH, &missing).await;
+    assert!(refusal.message().contains("operation '/1' failed"), "{}", refusal.body);
+    assert_eq!(refusal.code, 422);
     let stale = json!({ "metadata": { "resourceVersion": "1" }, "spec": { "type": "NodePort" } });
     send(&client, Method::PATCH, WEB, MERGE, &stale).await.expect(409);
     let renamed = json!({ "metadata": { "name": "other" } });
@@ -191,4 +203,47 @@ async fn an_apply_states_who_applies_and_what() {
     assert_eq!(nothing.code, 400, "{}", nothing.body);
     let invalid = apply(&server, "one", false, &config(json!({ "ports": [] }))).await;
     assert_eq!(invalid.message(), "Service \"web\" is invalid: spec.ports: Required value");
+}
+
+#[tokio::test]
+async fn an_apply_may_leave_out_what_the_kind_requires() {
+    let server = Server::start();
+    let client = server.client().await;
+    let cluster = json!({
+        "apiVersion": "federation.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "europe-west1-d" },
+        "spec": {
+            "server": "https://192.0.2.1:6443", "credentialsRef": { "name": "europe-west1-d" },
+            "region": "europe-west1", "zones": ["europe-west1-d"], "networks": ["10.8.0.0/24"],
+        },
+    });
+    send(&client, Method::POST, CLUSTERS, JSON, &cluster).await.expect(201);
+    let part = |part: &str, value: Value| {
+        let mut config = json!({
+            "apiVersion": "federation.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "europe-west1-d" },
+        });
+        config[part] = value;
+        config
+    };
+    let path =
+        |subresource: &str| format!("{CLUSTERS}/europe-west1-d{subresource}?fieldManager=one&force=true");
+    let status = part("status", json!({ "services": 3 }));
+    let reported = send(&client, Method::PATCH, &path("/status"), APPLY, &status).await.expect(200);
+    assert_eq!(
+        (&reported["status"]["services"], &reported["spec"]["region"]),
+        (&json!(3), &json!("europe-west1"))
+    );
+
+    let networks = part("spec", json!({ "networks": ["10.8.0.0/16"] }));
+    let changed = send(&client, Method::PATCH, &path(""), APPLY, &networks).await.expect(200);
+    assert_eq!(changed["spec"]["networks"], json!(["10.8.0.0/16"]));
+    assert_eq!(
+        (&changed["spec"]["region"], &changed["status"]),
+        (&json!("europe-west1"), &reported["status"])
+    );
+
+    let unknown = part("spec", json!({ "planet": "earth" }));
+    let strict = format!("{}&fieldValidation=Strict", path(""));
+    let refusal = send(&client, Method::PATCH, &strict, APPLY, &unknown).await;
+    assert!(refusal.message().contains("unknown field \"spec.planet\""), "{}", refusal.body);
+    assert_eq!(refusal.code, 400);
 }

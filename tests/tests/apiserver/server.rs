@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use federation_agent::client::from_kubeconfig;
 use http::{Method, Request, header};
@@ -65,18 +66,26 @@ pub fn refused(directory: &Path, listen: &str) -> (ExitStatus, String) {
     (status, said)
 }
 
+/// Waits for the process to end; one that does not is killed at the deadline.
 fn wait(process: &mut Child) -> ExitStatus {
-    let give_up = Instant::now() + DEADLINE;
-    loop {
-        if let Some(status) = process.try_wait().expect("wait for the API server") {
-            return status;
+    let pid = pid(process);
+    let (ended, end) = mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        let late = end.recv_timeout(DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            kill(pid, Signal::SIGKILL).expect("kill the API server");
         }
-        if Instant::now() > give_up {
-            process.kill().expect("kill the API server");
-            panic!("the API server has not ended within {DEADLINE:?}");
-        }
-        std::thread::yield_now();
-    }
+        late
+    });
+    let status = process.wait().expect("wait for the API server");
+    drop(ended);
+    let late = watchdog.join().expect("the watchdog");
+    assert!(!late, "the API server has not ended within {DEADLINE:?}");
+    status
+}
+
+fn pid(process: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(process.id()).expect("a pid"))
 }
 
 impl Server {
@@ -138,8 +147,7 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.process.id()).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("signal the API server");
+        kill(pid(&self.process), signal).expect("signal the API server");
     }
 
     fn into_directory(mut self) -> TempDir {
@@ -216,6 +224,7 @@ pub const MERGE: &str = "application/merge-patch+json";
 pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
 pub const JSON_PATCH: &str = "application/json-patch+json";
 pub const APPLY: &str = "application/apply-patch+yaml";
+pub const CLUSTERS: &str = "/apis/federation.dev/v1alpha1/clusters";
 pub const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 /// A Service with one port.

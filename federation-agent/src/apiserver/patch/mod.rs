@@ -6,6 +6,7 @@ pub use strategic::merging_lists;
 
 use axum::body::Bytes;
 use http::HeaderMap;
+use json_patch::{PatchError, PatchOperation};
 use serde_json::Value;
 
 use super::kinds::Kind;
@@ -46,7 +47,7 @@ impl Patch {
     pub fn apply_to(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
         let mut patched = object.clone();
         match self {
-            Self::Json(patch) => json_patch::patch(&mut patched, patch)
+            Self::Json(patch) => apply_operations(&mut patched, patch)
                 .map_err(|error| ApiError::unprocessable_patch(&error.to_string()))?,
             Self::Merge(patch) => json_patch::merge(&mut patched, patch),
             Self::Strategic(patch) => strategic::merge(kind, &mut patched, patch)?,
@@ -58,4 +59,21 @@ impl Patch {
             Err(ApiError::unprocessable_patch("the patched document is no object"))
         }
     }
+}
+
+/// RFC 6902, where a test for null also holds of what is missing: Kubernetes has it so, and finalizers are added by it.
+fn apply_operations(object: &mut Value, patch: &json_patch::Patch) -> Result<(), PatchError> {
+    for (index, operation) in patch.iter().enumerate() {
+        if let PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && object.pointer(test.path.as_str()).is_none()
+        {
+            continue;
+        }
+        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|mut error| {
+            error.operation = index;
+            error
+        })?;
+    }
+    Ok(())
 }

@@ -1,0 +1,16 @@
+//! The `controller` role as its users meet it: a real Federation API, real member API servers, the real process.
+
+#[path = "controller/endpoints.rs"]
+mod endpoints;
+#[path = "controller/process.rs"]
+mod process;
+#[path = "controller/registration.rs"]
+mod registration;
+#[path = "controller/shards.rs"]
+mod shards;
+#[path = "controller/silence.rs"]
+mod silence;
+#[path = "controller/vips.rs"]
+mod vips;
+#[path = "controller/world.rs"]
+mod world;
