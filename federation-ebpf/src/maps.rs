@@ -24,6 +24,8 @@ pub const OUTCOMES: usize = 64;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
+    /// Of a backend's id that was never used; of no packet.
+    None = 0,
     Tcp = 6,
     Udp = 17,
 }

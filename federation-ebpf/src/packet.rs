@@ -57,11 +57,7 @@ impl<A> Packet<A> {
     /// Offset of the transport header's checksum.
     #[inline(always)]
     pub fn transport_checksum(&self) -> usize {
-        self.transport
-            + match self.key.protocol {
-                Protocol::Tcp => 16,
-                Protocol::Udp => 6,
-            }
+        self.transport + if self.key.protocol == Protocol::Tcp { 16 } else { 6 }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt as _,
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +22,10 @@ use federation_tests::{
         VIP_RANGE,
     },
     lab::{Namespace, Node, Pod},
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
 };
 
 /// How long one request may take before it counts as failed.
@@ -268,7 +274,7 @@ async fn an_agent_says_what_is_wrong_and_leaves_nothing_half_made() -> Result<()
         ];
         options.retain(|(name, _)| flags.iter().all(|(changed, _)| changed != name));
         options.extend_from_slice(flags);
-        let process = federation.try_agent(host, &options, &pins, &state)?;
+        let process = host.spawn("trial", federation.agent_command(host, &options, &pins, &state)?)?;
         let status = process.end(PATIENCE).await?;
         let said = process.tail(3)?.join("\n");
         assert_eq!(status.code(), Some(1), "{problem}: {said}");
@@ -281,11 +287,37 @@ async fn an_agent_says_what_is_wrong_and_leaves_nothing_half_made() -> Result<()
     // A second agent for a node that has one.
     let taken = federation.lab().folder().join(format!("{FAR}-{}", node.name()));
     let options = [("--cluster", FAR), ("--node-name", node.name()), ("--uplink", "eth0")];
-    let process = federation.try_agent(node.host(), &options, &pins, &taken)?;
+    let process =
+        node.host().spawn("trial", federation.agent_command(node.host(), &options, &pins, &taken)?)?;
     let status = process.end(PATIENCE).await?;
     assert_eq!(status.code(), Some(1), "{:?}", process.tail(3)?);
     assert!(is_empty(&pins)?);
+
+    // A kernel that does not describe its types.
+    let options = [("--cluster", FAR), ("--node-name", "spare"), ("--uplink", "eth0")];
+    let mut command = federation.agent_command(&spare, &options, &pins, &state)?;
+    hide(&mut command, Path::new("/sys/kernel/btf"));
+    let process = spare.spawn("trial", command)?;
+    let status = process.end(PATIENCE).await?;
+    let said = process.tail(3)?.join("\n");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("CONFIG_DEBUG_INFO_BTF"), "{said}");
+    assert!(is_empty(&pins)?);
     Ok(())
+}
+
+/// Lets the command see an empty folder there.
+fn hide(command: &mut Command, folder: &'static Path) {
+    let hide = move || -> std::io::Result<()> {
+        let nothing = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+        mount(nothing, folder, Some("tmpfs"), MsFlags::empty(), nothing)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls may happen; these are plain system calls, whose short
+    // paths are copied to the stack.
+    unsafe { command.pre_exec(hide) };
 }
 
 fn is_empty(folder: &Path) -> Result<bool> {

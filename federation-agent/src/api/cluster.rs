@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// A member cluster: where its API is, how to log in, and where it stands.
@@ -33,8 +33,13 @@ pub struct ClusterSpec {
     #[serde(default)]
     pub reachability: Reachability,
     /// Address ranges that its shards may announce; an endpoint outside them is refused.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(schema_with = "networks")]
     pub networks: Vec<IpNet>,
+}
+
+/// In a form that an API server can check.
+fn networks(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": { "type": "string", "format": "cidr" } })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use federation_ebpf::{
     filter::{self, Bit},
     maps::{self, Affinity, Backend, BackendPlace, BackendState, Frontend, FrontendKey, Protocol},
@@ -95,7 +95,7 @@ impl Tables {
         now: Duration,
     ) -> Result<()> {
         for (id, value) in backends {
-            let protocol = model_protocol(value.protocol);
+            let protocol = model_protocol(value.protocol)?;
             let identity = (SocketAddrV4::new(value.address.into(), value.port), protocol);
             self.next_backend = self.next_backend.max(id + 1);
             if value.state == BackendState::Unused {
@@ -114,7 +114,7 @@ impl Tables {
             self.next_frontend = self.next_frontend.max(value.id + 1);
             let frontend = plan::Frontend {
                 vip: IpAddr::from(key.address),
-                protocol: model_protocol(key.protocol),
+                protocol: model_protocol(key.protocol)?,
                 port: key.port,
             };
             self.frontends.insert(frontend, Holding { value, made_of: None });
@@ -414,10 +414,11 @@ pub(super) fn kernel_protocol(protocol: model::Protocol) -> Protocol {
     }
 }
 
-pub(super) fn model_protocol(protocol: Protocol) -> model::Protocol {
+fn model_protocol(protocol: Protocol) -> Result<model::Protocol> {
     match protocol {
-        Protocol::Tcp => model::Protocol::Tcp,
-        Protocol::Udp => model::Protocol::Udp,
+        Protocol::Tcp => Ok(model::Protocol::Tcp),
+        Protocol::Udp => Ok(model::Protocol::Udp),
+        Protocol::None => bail!("a backend in use has no protocol: the pinned maps are damaged"),
     }
 }
 

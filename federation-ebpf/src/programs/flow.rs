@@ -142,10 +142,8 @@ fn opened<A: Copy>(
     backend: &Backend<A>,
     now: u32,
 ) -> Flow<A> {
-    let state = match packet.key.protocol {
-        Protocol::Udp => TcpState::None,
-        Protocol::Tcp => TcpState::Opening.after(packet.flags),
-    };
+    let is_tcp = packet.key.protocol == Protocol::Tcp;
+    let state = if is_tcp { TcpState::Opening.after(packet.flags) } else { TcpState::None };
     Flow {
         address: backend.address,
         backend: id,

@@ -83,10 +83,7 @@ pub fn rewrite(
     let [g, h, i, j] = destination;
     store(skb, CHECKSUM, &[a, b, c, d, e, f, g, h, i, j])?;
     // A UDP checksum of 0 means that there is none, and stays.
-    let flags = match key.protocol {
-        Protocol::Tcp => 0,
-        Protocol::Udp => u64::from(BPF_F_MARK_MANGLED_0),
-    };
+    let flags = if key.protocol == Protocol::Udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
     let checksum = packet.transport_checksum();
     // The address is part of the pseudo-header, which a partial checksum already holds; the port is not.
     replace(skb, checksum, address, flags | u64::from(BPF_F_PSEUDO_HDR))?;

@@ -62,10 +62,7 @@ pub fn rewrite_destination(
     let both = address.word(key.destination_port, to.port);
     let checksum_at = packet.transport_checksum();
     let old = u16::from_be_bytes(frame.read(checksum_at).ok_or(Outcome::Malformed)?);
-    let checksum = match key.protocol {
-        Protocol::Tcp => both.apply(old),
-        Protocol::Udp => both.apply_udp(old),
-    };
+    let checksum = if key.protocol == Protocol::Udp { both.apply_udp(old) } else { both.apply(old) };
     frame.write(checksum_at, checksum.to_be_bytes())?;
     frame.write(packet.transport + 2, to.port.to_be_bytes())?;
     frame.write(CHECKSUM, address.apply(packet.checksum).to_be_bytes())?;

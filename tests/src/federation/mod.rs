@@ -7,6 +7,7 @@ use std::{
     fmt::Debug,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -228,14 +229,14 @@ impl Federation {
         self.lab.process(&member::agent_name(member, node))
     }
 
-    /// Starts an agent with these options and nothing else than what every agent is told: one that may well refuse.
-    pub fn try_agent(
+    /// An agent with these options and nothing else than what every agent is told: one that may well refuse.
+    pub fn agent_command(
         &self,
         host: &Host,
         options: &[(&str, &str)],
         bpf_dir: &Path,
         state_dir: &Path,
-    ) -> Result<Arc<Process>> {
+    ) -> Result<Command> {
         let mut command = host.namespace().command(program("federation-agent")?);
         command.arg("node").args(FLAGS);
         command.arg("--bpf-dir").arg(bpf_dir).arg("--state-dir").arg(state_dir);
@@ -245,7 +246,7 @@ impl Federation {
         for (name, value) in options {
             command.args([name, value]);
         }
-        host.spawn(&format!("{}-trial", host.name()), command)
+        Ok(command)
     }
 
     /// Waits until the federation has noticed that a cluster's API does not answer.
