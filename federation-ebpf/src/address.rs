@@ -1,16 +1,24 @@
 //! What differs between the families of IP: the size of an address.
 
-use crate::hash::Mixer;
+use crate::{hash::Mixer, maps::Range};
 
 /// An IP address in network order, as packets and maps carry it.
 pub trait Address: Copy + PartialEq + 'static {
     fn mix(self, mixer: &mut Mixer);
 
-    /// All of it in one word, equal for equal addresses.
+    /// A word for tables of bits: equal for equal addresses, and of different ones seldom equal.
     fn word(self) -> u64;
 
     /// The ones' complement sum of its 16-bit words, not folded.
     fn sum(self) -> u32;
+
+    fn is_in(self, range: &Range<Self>) -> bool;
+
+    /// The same as an IPv6 address (RFC 4291, section 2.5.5.2).
+    fn mapped(self) -> [u8; 16];
+
+    /// Of one host, as a source must be to be answered: neither unspecified nor multicast nor broadcast.
+    fn is_one_host(self) -> bool;
 }
 
 impl Address for [u8; 4] {
@@ -28,5 +36,107 @@ impl Address for [u8; 4] {
     fn sum(self) -> u32 {
         let [a, b, c, d] = self;
         u32::from(u16::from_be_bytes([a, b])) + u32::from(u16::from_be_bytes([c, d]))
+    }
+
+    #[inline(always)]
+    fn is_in(self, range: &Range<Self>) -> bool {
+        u32::from_ne_bytes(self) & u32::from_ne_bytes(range.mask) == u32::from_ne_bytes(range.network)
+    }
+
+    #[inline(always)]
+    fn mapped(self) -> [u8; 16] {
+        let [a, b, c, d] = self;
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn is_one_host(self) -> bool {
+        // 0.0.0.0/8 is "this network" (RFC 1122); from 224.0.0.0 on there are groups, and what is reserved.
+        (1..224).contains(&self[0])
+    }
+}
+
+impl Address for [u8; 16] {
+    #[inline(always)]
+    fn mix(self, mixer: &mut Mixer) {
+        let [high, low] = halves(self);
+        mixer.add(high);
+        mixer.add(low);
+    }
+
+    #[inline(always)]
+    fn word(self) -> u64 {
+        let [high, low] = halves(self);
+        // Neighbours differ in their last bits, which must not be undone by the first ones.
+        high.rotate_left(23) ^ low
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let [high, low] = halves(self);
+        word_sum(high) + word_sum(low)
+    }
+
+    #[inline(always)]
+    fn is_in(self, range: &Range<Self>) -> bool {
+        let ([a, b], [m, n], [x, y]) = (halves(self), halves(range.mask), halves(range.network));
+        a & m == x && b & n == y
+    }
+
+    #[inline(always)]
+    fn mapped(self) -> [u8; 16] {
+        self
+    }
+
+    #[inline(always)]
+    fn is_one_host(self) -> bool {
+        // ff00::/8 are groups (RFC 4291, section 2.7).
+        self[0] != 0xff && halves(self) != [0, 0]
+    }
+}
+
+#[inline(always)]
+fn halves(address: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
+}
+
+#[inline(always)]
+fn word_sum(half: u64) -> u32 {
+    (half >> 48) as u32 + (half >> 32 & 0xffff) as u32 + (half >> 16 & 0xffff) as u32 + (half & 0xffff) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ranges_end_where_their_mask_says() {
+        let range = Range { network: [198, 18, 0, 0], mask: [255, 255, 0, 0] };
+        for (address, inside) in [
+            ([198, 18, 0, 0], true),
+            ([198, 18, 255, 255], true),
+            ([198, 17, 255, 255], false),
+            ([198, 19, 0, 0], false),
+        ] {
+            assert_eq!(address.is_in(&range), inside, "{address:?}");
+        }
+        let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let range = Range { network: v6("fd98::"), mask: v6("ffff:ffff:ffff:ffff:ffff:ffff:ffff:0") };
+        for (address, inside) in
+            [("fd98::", true), ("fd98::ffff", true), ("fd98::1:0", false), ("fd99::", false)]
+        {
+            assert_eq!(v6(address).is_in(&range), inside, "{address}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_those_of_the_words(address: [u8; 16]) {
+            let words = address.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+            prop_assert_eq!(address.sum(), words.sum::<u32>());
+        }
     }
 }

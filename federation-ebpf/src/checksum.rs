@@ -22,6 +22,49 @@ impl Difference {
         Self(self.0 + u32::from(!fold(old.sum())) + new.sum())
     }
 
+    /// A word where there was none.
+    #[inline(always)]
+    #[must_use]
+    pub fn adds(self, word: u16) -> Self {
+        Self(self.0 + u32::from(word))
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub fn adds_address<A: Address>(self, address: A) -> Self {
+        Self(self.0 + address.sum())
+    }
+
+    /// What TCP, UDP and ICMPv6 sum up beside themselves (RFC 9293, section 3.1; RFC 8200, section 8.1).
+    #[inline(always)]
+    #[must_use]
+    pub fn adds_pseudo_header<A: Address>(
+        self,
+        source: A,
+        destination: A,
+        protocol: u8,
+        length: u32,
+    ) -> Self {
+        self.adds_address(source)
+            .adds_address(destination)
+            .adds(u16::from(protocol))
+            .adds((length >> 16) as u16)
+            .adds(length as u16)
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(u32::from(fold(self.0)) + u32::from(fold(other.0)))
+    }
+
+    /// The checksum of what was added to nothing.
+    #[inline(always)]
+    pub fn checksum(self) -> u16 {
+        !fold(self.0)
+    }
+
     /// The checksum field after the change.
     #[inline(always)]
     pub fn apply(self, checksum: u16) -> u16 {

@@ -13,6 +13,8 @@
 )]
 
 pub mod address;
+pub mod answer;
+pub mod bucket;
 pub mod checksum;
 pub mod filter;
 pub mod hash;

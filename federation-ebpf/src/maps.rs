@@ -4,19 +4,23 @@
 //! What programs build on their stack or read on every packet is aligned to words, which byte arrays are not by
 //! themselves: the verifier lets nobody write a misaligned word to the stack.
 
-use crate::{address::Address, tcp::TcpState};
+use crate::{address::Address, outcome::Outcome, tcp::TcpState};
 
 /// Number of the layout below; part of the pins' path, so that an agent never reads another layout's maps.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
-/// Frontends at most.
+/// Frontends of a family at most.
 pub const FRONTENDS: usize = 65_536;
-/// Slots of all tables together at most.
-pub const SLOTS: usize = 1 << 20;
-/// Backends at most, with id 0, which names nobody.
-pub const BACKENDS: usize = 32_768;
-/// Entries of flows; a connection takes two.
+/// Slots of all tables together at most, both families'.
+pub const SLOTS: usize = 1 << 21;
+/// Backends of a family at most, with id 0, which names nobody.
+pub const BACKENDS: usize = 131_072;
+/// Entries of flows of a family; a connection takes two.
 pub const FLOWS: usize = 1 << 18;
+/// Fragmented datagrams of a family whose ports are remembered.
+pub const FRAGMENTS: usize = 8_192;
+/// Bytes of the ring of events.
+pub const EVENTS: usize = 1 << 18;
 /// Room for outcomes.
 pub const OUTCOMES: usize = 64;
 
@@ -26,8 +30,11 @@ pub const OUTCOMES: usize = 64;
 pub enum Protocol {
     /// Of a backend's id that was never used; of no packet.
     None = 0,
+    /// ICMP or ICMPv6, whichever the family has. Its frontend is the VIP itself, at port 0.
+    Icmp = 1,
     Tcp = 6,
     Udp = 17,
+    Sctp = 132,
 }
 
 /// Key of `FRONTENDS`.
@@ -62,7 +69,8 @@ pub struct Frontend {
     pub id: u32,
     /// Where its table begins in `SLOTS`.
     pub offset: u32,
-    /// Slots of its table; 0 when no backend is usable.
+    /// Slots of its table; 0 when no backend is usable. An ICMP frontend has no table: 1 while any of its VIP's ports
+    /// has a backend.
     pub size: u32,
     pub affinity: Affinity,
     pub reserved: [u8; 3],
@@ -126,55 +134,173 @@ impl<A: Address> FlowKey<A> {
         Self { source, destination, protocol, source_port, destination_port }
     }
 
-    /// The key of what answers this, when `address` and `port` stand in for the destination.
+    /// The tuple of what goes the other way.
     #[inline(always)]
     #[must_use]
-    pub fn answer_from(&self, address: A, port: u16) -> Self {
-        Self::new(address, port, self.source, self.source_port, self.protocol)
+    pub fn reversed(&self) -> Self {
+        Self::new(self.destination, self.destination_port, self.source, self.source_port, self.protocol)
     }
 
-    /// The key of what this answers, when it was sent to `address` and `port`.
+    /// The tuple of the packet after `flow`, found under this key, has translated it.
     #[inline(always)]
     #[must_use]
-    pub fn asked_at(&self, address: A, port: u16) -> Self {
-        Self::new(self.destination, self.destination_port, address, port, self.protocol)
+    pub fn translated(&self, flow: &Flow<A>) -> Self {
+        let (source, source_port, destination, destination_port) = match flow.direction {
+            Direction::Forward => (self.source, flow.client_port, flow.address, flow.port),
+            Direction::Reply => (flow.address, flow.port, self.destination, flow.client_port),
+            Direction::HairpinForward => (self.destination, flow.client_port, flow.address, flow.port),
+            Direction::HairpinReply => (flow.address, flow.port, self.source, flow.client_port),
+        };
+        Self::new(source, source_port, destination, destination_port, self.protocol)
+    }
+
+    /// The key of the flow's other entry: what answers the translated packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn partner(&self, flow: &Flow<A>) -> Self {
+        self.translated(flow).reversed()
     }
 }
 
+/// Which of a connection's two entries it is, and what is translated.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// Client to VIP: the destination is translated.
+    /// Client to VIP: the destination becomes the backend.
     Forward = 1,
-    /// Backend to client: the source is translated.
+    /// Backend to client: the source becomes the VIP.
     Reply = 2,
+    /// As `Forward`, of a client that is its own backend: the source becomes the VIP too, for nobody takes packets from
+    /// himself.
+    HairpinForward = 3,
+    /// As `Reply`, of a backend that is its own client: to the VIP, whence it goes back.
+    HairpinReply = 4,
+}
+
+impl Direction {
+    /// Of the entry that is made of a client's packet.
+    #[inline(always)]
+    pub fn is_forward(self) -> bool {
+        matches!(self, Self::Forward | Self::HairpinForward)
+    }
+
+    /// The packet goes back to the pod that it came from.
+    #[inline(always)]
+    pub fn is_hairpin(self) -> bool {
+        matches!(self, Self::HairpinForward | Self::HairpinReply)
+    }
+
+    /// Of the flow's other entry.
+    #[inline(always)]
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Forward => Self::Reply,
+            Self::Reply => Self::Forward,
+            Self::HairpinForward => Self::HairpinReply,
+            Self::HairpinReply => Self::HairpinForward,
+        }
+    }
 }
 
 /// Value of `FLOWS`.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
-    /// What the packet's destination (forward) or source (reply) becomes.
+    /// The backend's address in an entry of a client's packets, the VIP in the other.
     pub address: A,
     pub backend: u32,
     pub generation: u32,
     /// Index into `FRONTEND_COUNTERS`.
     pub frontend: u32,
-    /// The [`tick`] of a packet, written once a tick at most.
+    /// The [`tick`] of a packet, written once a second at most.
     pub last_seen: u32,
+    /// The backend's port or the VIP's, as `address`.
     pub port: u16,
+    /// The port that the client's becomes (forward) or was (reply): the same, unless two flows would share one.
+    pub client_port: u16,
     pub direction: Direction,
     pub state: TcpState,
+    pub reserved: u16,
 }
 
-/// Nanoseconds of a tick: about a second, and a shift away from what the kernel's clock says, where whole seconds would
-/// cost each packet a division.
-pub const TICK_NANOSECONDS: u64 = 1 << 30;
+impl<A: Address> Flow<A> {
+    /// The flow's other entry, given that this one is found under `key`.
+    #[inline(always)]
+    #[must_use]
+    pub fn opposite(&self, key: &FlowKey<A>) -> Self {
+        let (address, port, client_port) = if self.direction.is_forward() {
+            (key.destination, key.destination_port, key.source_port)
+        } else {
+            (key.source, key.source_port, key.destination_port)
+        };
+        Self { address, port, client_port, direction: self.direction.opposite(), ..*self }
+    }
+}
 
-/// The tick of a time of the monotonic clock. Wraps after 146 years.
+/// Nanoseconds of a tick: a shift away from what the kernel's clock says, where rounder units would cost each packet a
+/// division.
+pub const TICK_NANOSECONDS: u64 = 1 << 25;
+
+/// Ticks of a second, rounded up.
+pub const TICKS_PER_SECOND: u32 = 30;
+
+/// The tick of a time of the monotonic clock. Wraps after four years and a half, so ticks are only ever subtracted.
 #[inline(always)]
 pub fn tick(nanoseconds: u64) -> u32 {
     (nanoseconds / TICK_NANOSECONDS) as u32
+}
+
+/// Key of `FRAGMENTS`: what the fragments of one datagram have in common (RFC 791, RFC 8200).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    pub source: A,
+    pub destination: A,
+    pub identification: u32,
+    pub protocol: Protocol,
+}
+
+/// Value of `FRAGMENTS`: what only the first fragment says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    pub source: u16,
+    pub destination: u16,
+}
+
+/// What an element of `EVENTS` tells.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A new flow; one of [`SAMPLING`] is told.
+    Opened = 1,
+    /// A client was refused: nobody can serve it.
+    Refused = 2,
+    /// A client's connection to a dead backend was ended.
+    Reset = 3,
+    /// A backend answered a client's first packet with a RST.
+    BackendRefused = 4,
+}
+
+/// One new flow in so many is told. A power of two.
+pub const SAMPLING: u32 = 64;
+
+/// An element of `EVENTS`. IPv4 addresses are mapped into IPv6 (RFC 4291, section 2.5.5.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub client: [u8; 16],
+    pub vip: [u8; 16],
+    pub client_port: u16,
+    pub vip_port: u16,
+    pub protocol: Protocol,
+    /// 0 when none was chosen.
+    pub backend: u32,
+    pub generation: u32,
+    pub kind: EventKind,
+    pub outcome: Outcome,
+    pub reserved: [u8; 6],
 }
 
 /// Value of the counters, on each CPU.
@@ -194,18 +320,11 @@ pub struct Range<A> {
     pub mask: A,
 }
 
-impl Range<[u8; 4]> {
-    #[inline(always)]
-    pub fn contains(&self, address: [u8; 4]) -> bool {
-        u32::from_ne_bytes(address) & u32::from_ne_bytes(self.mask) == u32::from_ne_bytes(self.network)
-    }
-}
-
 #[cfg(feature = "user")]
 mod user {
     use aya::Pod;
 
-    use super::{Backend, Counter, Flow, FlowKey, Frontend, FrontendKey, Range};
+    use super::{Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, Range};
 
     // SAFETY: repr(C) without padding, of addresses, numbers and enums; the enums' bytes are written by programs and
     // agents of the same schema alone.
@@ -218,6 +337,10 @@ mod user {
     unsafe impl<A: Copy + 'static> Pod for FlowKey<A> {}
     // SAFETY: see above.
     unsafe impl<A: Copy + 'static> Pod for Flow<A> {}
+    // SAFETY: see above.
+    unsafe impl<A: Copy + 'static> Pod for FragmentKey<A> {}
+    // SAFETY: see above.
+    unsafe impl Pod for Ports {}
     // SAFETY: see above.
     unsafe impl Pod for Counter {}
     // SAFETY: see above.

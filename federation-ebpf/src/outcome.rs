@@ -28,6 +28,8 @@ pub enum Verdict {
     /// Goes on, to other programs on the hook and to the stack.
     Pass,
     Drop,
+    /// Leaves through the interface that it came from.
+    Back,
 }
 
 outcomes! {
@@ -41,24 +43,41 @@ outcomes! {
     Adopted => Pass,
     /// From a backend, source back to the VIP.
     Replied => Pass,
+    /// Between a pod and itself, through a VIP.
+    Hairpinned => Back,
+    /// An ICMP error about a flow, translated with the packet in it.
+    ErrorTranslated => Pass,
+    /// Of a fragmented datagram, but not its first fragment.
+    FragmentTranslated => Pass,
     /// From a backend's address, but of no flow: somebody talks to the pod directly.
     NoFlow => Pass,
+    /// An echo request to a VIP, answered.
+    EchoAnswered => Back,
+    /// To a port that its VIP does not serve, or to no VIP at all: refused with RST or ICMP.
+    NoFrontend => Back,
+    /// No backend is usable: refused with RST or ICMP.
+    NoBackend => Back,
+    /// The flow's backend is dead or gone: its TCP connection was ended with RST.
+    BackendGone => Back,
+    /// To a VIP with a transport protocol that no VIP serves: refused with ICMP.
+    UnknownProtocol => Back,
+    /// Would have been refused, but what it is must not be answered: a RST, an ICMP message, a fragment, a packet from
+    /// no single host.
+    Unanswerable => Drop,
+    /// Would have been refused, but too many were just before.
+    RefusalLimited => Drop,
     /// The headers are cut off or contradict themselves.
     Malformed => Drop,
-    /// A fragment to a VIP.
-    Fragment => Drop,
-    /// To a VIP, but neither TCP nor UDP.
-    UnknownProtocol => Drop,
-    /// To a VIP, but to a port that it does not serve.
-    NoFrontend => Drop,
-    /// No backend is usable.
-    NoBackend => Drop,
-    /// The flow's backend is dead or gone and its connection with it.
-    BackendGone => Drop,
+    /// A fragment whose first one has not been here.
+    FragmentUnknown => Drop,
+    /// An ICMP error to a VIP about no flow.
+    ErrorUnknown => Drop,
     /// From outside, and every slot tried names a backend of another node.
     NotLocal => Drop,
-    /// Every slot tried collides with another flow between the client's port and the backend.
+    /// Every slot and client port tried collides with another flow between the client and the backend.
     NoFreeReply => Drop,
+    /// SCTP to a backend at another port than the VIP's: its checksum cannot be corrected.
+    PortMustStay => Drop,
     /// The flow could not be remembered.
     FlowsFull => Drop,
     /// The packet could not be rewritten.

@@ -1,0 +1,42 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): what a message is for.
+
+use super::{Bytes, Ip, Network, number};
+use crate::outcome::Outcome;
+
+/// Length of the header; in an error, the packet that caused it follows.
+pub const HEADER: usize = 8;
+/// Where the header has its checksum.
+pub const CHECKSUM: usize = 2;
+
+/// What a message to a VIP or past a backend may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Asks to be answered by a message of the type `answer`.
+    EchoRequest {
+        answer: u8,
+    },
+    /// Tells of a packet, which it holds.
+    Error,
+    Other,
+}
+
+/// Reads the type of the message that follows `network`.
+///
+/// # Errors
+/// The header is cut off.
+#[inline(always)]
+pub fn message<A: Ip>(frame: &impl Bytes, network: &Network<A>) -> Result<Message, Outcome> {
+    if (network.length as usize) < HEADER || !frame.has(network.transport + HEADER) {
+        return Err(Outcome::Malformed);
+    }
+    let [kind] = frame.load(network.transport).ok_or(Outcome::Malformed)?;
+    Ok(match (A::ICMP, kind) {
+        (number::ICMP, 8) => Message::EchoRequest { answer: 0 },
+        // Destination unreachable, source quench, time exceeded, parameter problem.
+        (number::ICMP, 3 | 4 | 11 | 12) => Message::Error,
+        (number::ICMPV6, 128) => Message::EchoRequest { answer: 129 },
+        // RFC 4443, section 2.1: error messages have the types up to 127.
+        (number::ICMPV6, 1..=127) => Message::Error,
+        _ => Message::Other,
+    })
+}

@@ -1,0 +1,249 @@
+//! Reading a packet: from bytes to what the programs decide by.
+//!
+//! Two ways lead there. [`plain`] reads what nearly every packet is, in place and at fixed offsets; [`network`] and what
+//! follows it read anything: options, extension headers, fragments, whatever the driver has left out of the linear
+//! part.
+
+mod bytes;
+pub mod icmp;
+mod v4;
+mod v6;
+
+use network_types::{eth::EthHdr, tcp::TcpHdr};
+
+use crate::{
+    address::Address,
+    maps::{FlowKey, FragmentKey, Ports, Protocol},
+    outcome::Outcome,
+    tcp::Flags,
+};
+
+pub use bytes::{Bytes, Plain};
+
+/// Numbers of what follows a network header (IANA, "Assigned Internet Protocol Numbers").
+pub mod number {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+/// How much of a transport header says who speaks to whom: the ports, and TCP's flags.
+const TCP_FLAGS: usize = 13;
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+const UDP_LENGTH: usize = 8;
+/// SCTP's common header (RFC 9260, section 3.1).
+const SCTP_LENGTH: usize = 12;
+
+/// A family's network header.
+pub trait Ip: Address + Plain {
+    /// What a frame's type field says, in network order.
+    const ETHER_TYPE: u16;
+    /// Length of the header without options.
+    const HEADER: usize;
+    /// Where the source address is in the header; the destination follows it at once.
+    const SOURCE: usize;
+    /// The family's ICMP.
+    const ICMP: u8;
+
+    /// The header at `network`, if it has no options, is no fragment and a plain TCP or UDP header follows.
+    fn plain(frame: &impl Bytes, network: usize) -> Option<Network<Self>>;
+
+    /// The header at `network` with all that it may have.
+    fn network(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome>;
+}
+
+/// What a network header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network<A> {
+    pub source: A,
+    pub destination: A,
+    /// What follows, by IANA's number.
+    pub protocol: u8,
+    /// Offset of the header.
+    pub offset: usize,
+    /// Offset of what follows.
+    pub transport: usize,
+    /// Bytes that follow. As the header says, or, in what will yet be segmented, as many as there are.
+    pub length: u32,
+    /// IPv4's checksum.
+    pub checksum: u16,
+    pub fragment: Fragment,
+}
+
+/// Which part of a datagram a packet is. With the identification that its parts have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    Whole,
+    First(u32),
+    Later(u32),
+}
+
+/// A TCP, UDP or SCTP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<A> {
+    pub key: FlowKey<A>,
+    /// Offset of the network header.
+    pub network: usize,
+    /// Offset of the transport header, or of where a later fragment goes on.
+    pub transport: usize,
+    /// Bytes from there on.
+    pub length: u32,
+    /// Of TCP; else none is set.
+    pub flags: Flags,
+    /// The IPv4 header's.
+    pub checksum: u16,
+    pub fragment: Fragment,
+}
+
+/// Where the network header is and what it is, behind at most two VLAN tags (IEEE 802.1Q, 802.1ad).
+#[inline(always)]
+pub fn link(frame: &impl Bytes) -> Option<(u16, usize)> {
+    const ETHER_TYPE: usize = 12;
+    const TAG: usize = 4;
+    let mut at = ETHER_TYPE;
+    let mut ether_type = u16::from_ne_bytes(frame.read(at)?);
+    for _ in 0..2 {
+        if !is_tag(ether_type) {
+            break;
+        }
+        at += TAG;
+        ether_type = u16::from_ne_bytes(frame.read(at)?);
+    }
+    Some((ether_type, at + EthHdr::LEN - ETHER_TYPE))
+}
+
+#[inline(always)]
+fn is_tag(ether_type: u16) -> bool {
+    ether_type == 0x8100_u16.to_be() || ether_type == 0x88a8_u16.to_be()
+}
+
+/// The destination of the packet at `network`: all that most packets are asked for.
+#[inline(always)]
+pub fn destination<A: Ip>(frame: &impl Bytes, network: usize) -> Option<A> {
+    frame.read(network + A::SOURCE + size_of::<A>())
+}
+
+/// What nearly every packet is: TCP or UDP, whole, without options, its headers in the linear part.
+#[inline(always)]
+pub fn plain<A: Ip>(frame: &impl Bytes, network: usize) -> Option<Packet<A>> {
+    let network = A::plain(frame, network)?;
+    let (protocol, ports, flags) = match network.protocol {
+        number::TCP => {
+            let tcp: [u8; TcpHdr::LEN] = frame.read(network.transport)?;
+            (Protocol::Tcp, [tcp[0], tcp[1], tcp[2], tcp[3]], Flags(tcp[TCP_FLAGS]))
+        }
+        number::UDP => {
+            let udp: [u8; UDP_LENGTH] = frame.read(network.transport)?;
+            (Protocol::Udp, [udp[0], udp[1], udp[2], udp[3]], Flags(0))
+        }
+        _ => return None,
+    };
+    if (network.length as usize) < header_length(protocol) {
+        return None;
+    }
+    Some(network.carrying(protocol, ports, flags))
+}
+
+/// What follows `network` of the protocols that have ports; the ports of a later fragment are 0.
+///
+/// # Errors
+/// Its header is cut off.
+#[inline(always)]
+pub fn transport<A: Ip>(
+    frame: &impl Bytes,
+    network: &Network<A>,
+    protocol: Protocol,
+) -> Result<Packet<A>, Outcome> {
+    if matches!(network.fragment, Fragment::Later(_)) {
+        return Ok(network.carrying(protocol, [0; 4], Flags(0)));
+    }
+    // The last byte of the header must be there too, whatever is read of it.
+    let length = header_length(protocol);
+    let whole = network.length as usize >= length && frame.has(network.transport + length);
+    if !whole {
+        return Err(Outcome::Malformed);
+    }
+    let ports = frame.load(network.transport).ok_or(Outcome::Malformed)?;
+    let flags = match protocol {
+        Protocol::Tcp => {
+            let [flags] = frame.load(network.transport + TCP_FLAGS).ok_or(Outcome::Malformed)?;
+            Flags(flags)
+        }
+        _ => Flags(0),
+    };
+    Ok(network.carrying(protocol, ports, flags))
+}
+
+/// The protocol with ports that IANA gave this number.
+#[inline(always)]
+pub fn protocol(number: u8) -> Option<Protocol> {
+    match number {
+        number::TCP => Some(Protocol::Tcp),
+        number::UDP => Some(Protocol::Udp),
+        number::SCTP => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn header_length(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => TcpHdr::LEN,
+        Protocol::Udp => UDP_LENGTH,
+        _ => SCTP_LENGTH,
+    }
+}
+
+/// Where a protocol's header has its checksum; `None` for SCTP, whose sum over everything nobody corrects in passing.
+#[inline(always)]
+pub fn checksum_offset(protocol: Protocol) -> Option<usize> {
+    match protocol {
+        Protocol::Tcp => Some(TCP_CHECKSUM),
+        Protocol::Udp => Some(UDP_CHECKSUM),
+        _ => None,
+    }
+}
+
+impl<A: Ip> Network<A> {
+    #[inline(always)]
+    fn carrying(&self, protocol: Protocol, ports: [u8; 4], flags: Flags) -> Packet<A> {
+        let [a, b, c, d] = ports;
+        let (source_port, destination_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        Packet {
+            key: FlowKey::new(self.source, source_port, self.destination, destination_port, protocol),
+            network: self.offset,
+            transport: self.transport,
+            length: self.length,
+            flags,
+            checksum: self.checksum,
+            fragment: self.fragment,
+        }
+    }
+
+    /// What the fragments of this packet's datagram have in common.
+    #[inline(always)]
+    pub fn fragment_key(&self, identification: u32, protocol: Protocol) -> FragmentKey<A> {
+        FragmentKey { source: self.source, destination: self.destination, identification, protocol }
+    }
+}
+
+impl<A: Ip> Packet<A> {
+    #[inline(always)]
+    pub fn ports(&self) -> Ports {
+        Ports { source: self.key.source_port, destination: self.key.destination_port }
+    }
+
+    /// The same with ports that another fragment told.
+    #[inline(always)]
+    #[must_use]
+    pub fn with_ports(mut self, ports: Ports) -> Self {
+        (self.key.source_port, self.key.destination_port) = (ports.source, ports.destination);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! The header of IPv4 (RFC 791).
+
+use network_types::ip::Ipv4Hdr;
+
+use super::{Bytes, Fragment, Ip, Network, number};
+use crate::outcome::Outcome;
+
+/// Version 4, five words: no options.
+const PLAIN: u8 = 0x45;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+impl Ip for [u8; 4] {
+    const ETHER_TYPE: u16 = 0x0800_u16.to_be();
+    const HEADER: usize = Ipv4Hdr::LEN;
+    const SOURCE: usize = 12;
+    const ICMP: u8 = number::ICMP;
+
+    #[inline(always)]
+    fn plain(frame: &impl Bytes, network: usize) -> Option<Network<Self>> {
+        let header: Ipv4Hdr = frame.read(network)?;
+        let whole = u16::from_be_bytes(header.frags) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0;
+        if header.vihl != PLAIN || !whole {
+            return None;
+        }
+        read(frame, &header, network)
+    }
+
+    #[inline(always)]
+    fn network(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome> {
+        let header: Ipv4Hdr = frame.load(network).ok_or(Outcome::Malformed)?;
+        let words = header.vihl & 0x0f;
+        if header.vihl >> 4 != 4 || words < 5 {
+            return Err(Outcome::Malformed);
+        }
+        read(frame, &header, network).ok_or(Outcome::Malformed)
+    }
+}
+
+#[inline(always)]
+fn read(frame: &impl Bytes, header: &Ipv4Hdr, offset: usize) -> Option<Network<[u8; 4]>> {
+    let length = usize::from(header.vihl & 0x0f) * 4;
+    let transport = offset + length;
+    // 0 in what is to be segmented and is longer than the field can say (kernel: `iph_set_totlen`).
+    let total = match usize::from(u16::from_be_bytes(header.tot_len)) {
+        0 => frame.length().checked_sub(offset)?,
+        total => total,
+    };
+    let identification = u32::from(u16::from_be_bytes(header.id));
+    let frags = u16::from_be_bytes(header.frags);
+    let fragment = match (frags & FRAGMENT_OFFSET, frags & MORE_FRAGMENTS) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First(identification),
+        _ => Fragment::Later(identification),
+    };
+    Some(Network {
+        source: header.src_addr,
+        destination: header.dst_addr,
+        protocol: header.proto,
+        offset,
+        transport,
+        length: total.checked_sub(length)? as u32,
+        checksum: u16::from_be_bytes(header.check),
+        fragment,
+    })
+}

@@ -1,0 +1,104 @@
+//! The header of IPv6 and what may stand between it and the transport header (RFC 8200).
+
+use network_types::ip::Ipv6Hdr;
+
+use super::{Bytes, Fragment, Ip, Network, number};
+use crate::outcome::Outcome;
+
+/// Extension headers that are walked past, at most: each kind comes once, but for destination options (RFC 8200,
+/// section 4.1).
+const EXTENSIONS: usize = 6;
+
+/// IANA, "IPv6 Extension Header Types".
+mod extension {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const DESTINATION: u8 = 60;
+}
+
+impl Ip for [u8; 16] {
+    const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
+    const HEADER: usize = Ipv6Hdr::LEN;
+    const SOURCE: usize = 8;
+    const ICMP: u8 = number::ICMPV6;
+
+    #[inline(always)]
+    fn plain(frame: &impl Bytes, network: usize) -> Option<Network<Self>> {
+        let header: Ipv6Hdr = frame.read(network)?;
+        read(frame, &header, network)
+    }
+
+    #[inline(always)]
+    fn network(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome> {
+        let header: Ipv6Hdr = frame.load(network).ok_or(Outcome::Malformed)?;
+        let mut read = read(frame, &header, network).ok_or(Outcome::Malformed)?;
+        for _ in 0..EXTENSIONS {
+            if !walk(frame, &mut read)? {
+                return Ok(read);
+            }
+        }
+        // More than anyone sends.
+        Err(Outcome::Malformed)
+    }
+}
+
+#[inline(always)]
+fn read(frame: &impl Bytes, header: &Ipv6Hdr, offset: usize) -> Option<Network<[u8; 16]>> {
+    if header.vcf[0] >> 4 != 6 {
+        return None;
+    }
+    let transport = offset + Ipv6Hdr::LEN;
+    // 0 in a jumbogram (RFC 2675), which here is what will yet be segmented.
+    let length = match usize::from(u16::from_be_bytes(header.payload_len)) {
+        0 => frame.length().checked_sub(transport)?,
+        length => length,
+    };
+    Some(Network {
+        source: header.src_addr,
+        destination: header.dst_addr,
+        protocol: header.next_hdr,
+        offset,
+        transport,
+        length: length as u32,
+        checksum: 0,
+        fragment: Fragment::Whole,
+    })
+}
+
+/// Past one extension header; whether there was one. What follows a later fragment's header is no header.
+#[inline(always)]
+fn walk(frame: &impl Bytes, network: &mut Network<[u8; 16]>) -> Result<bool, Outcome> {
+    if matches!(network.fragment, Fragment::Later(_)) {
+        return Ok(false);
+    }
+    let length = match network.protocol {
+        extension::HOP_BY_HOP | extension::DESTINATION | extension::ROUTING => {
+            let [next, words, _, segments_left]: [u8; 4] =
+                frame.load(network.transport).ok_or(Outcome::Malformed)?;
+            // On its way to elsewhere first: what its checksum covers is not what its header says.
+            if network.protocol == extension::ROUTING && segments_left > 0 {
+                return Err(Outcome::Malformed);
+            }
+            network.protocol = next;
+            (usize::from(words) + 1) * 8
+        }
+        extension::FRAGMENT => {
+            let [next, _, a, b, c, d, e, f]: [u8; 8] =
+                frame.load(network.transport).ok_or(Outcome::Malformed)?;
+            let (offset, identification) = (u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f]));
+            network.protocol = next;
+            network.fragment = match (offset >> 3, offset & 1) {
+                // An atomic fragment (RFC 6946).
+                (0, 0) => Fragment::Whole,
+                (0, _) => Fragment::First(identification),
+                _ => Fragment::Later(identification),
+            };
+            8
+        }
+        _ => return Ok(false),
+    };
+    network.transport += length;
+    network.length = network.length.checked_sub(length as u32).ok_or(Outcome::Malformed)?;
+    Ok(true)
+}
