@@ -14,9 +14,9 @@ use crate::{
 /// Hops that an answer may take (IANA, "IP Option Numbers": the recommended default).
 const HOP_LIMIT: u8 = 64;
 
-/// A transport header without options.
-pub type TcpHeader = [u8; TcpHdr::LEN];
-pub type IcmpHeader = [u8; icmp::HEADER];
+/// Headers as words in network order.
+pub type TcpHeader = [u32; TcpHdr::LEN / 4];
+pub type IcmpHeader = [u32; icmp::HEADER / 4];
 
 /// Why a client is refused, as ICMP tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,65 +31,74 @@ pub trait Answer: Ip {
     type Header: Plain;
 
     /// A network header before `length` bytes of `protocol`.
-    fn header(source: Self, destination: Self, protocol: u8, length: u16) -> Self::Header;
+    fn new_header(source: Self, destination: Self, protocol: u8, length: u16) -> Self::Header;
 
-    /// Type and code of an ICMP message.
-    fn unreachable(why: Unreachable) -> [u8; 2];
+    /// Type and code of an ICMP message, as one number.
+    fn unreachable(why: Unreachable) -> u16;
 }
 
 impl Answer for [u8; 4] {
-    type Header = [u8; Ipv4Hdr::LEN];
+    type Header = [u32; Ipv4Hdr::LEN / 4];
 
     #[inline(always)]
-    fn header(source: Self, destination: Self, protocol: u8, length: u16) -> Self::Header {
-        let [a, b] = (Ipv4Hdr::LEN as u16 + length).to_be_bytes();
-        let [c, d, e, f] = source;
-        let [g, h, i, j] = destination;
+    fn new_header(source: Self, destination: Self, protocol: u8, length: u16) -> Self::Header {
+        let total = Ipv4Hdr::LEN as u16 + length;
+        let hops = u16::from(HOP_LIMIT) << 8 | u16::from(protocol);
         // Don't fragment; then an identification means nothing (RFC 6864).
         let sum = Difference::default()
             .adds(0x4500)
-            .adds(Ipv4Hdr::LEN as u16 + length)
+            .adds(total)
             .adds(0x4000)
-            .adds(u16::from_be_bytes([HOP_LIMIT, protocol]))
+            .adds(hops)
             .adds_address(source)
             .adds_address(destination);
-        let [k, l] = sum.checksum().to_be_bytes();
-        [0x45, 0, a, b, 0, 0, 0x40, 0, HOP_LIMIT, protocol, k, l, c, d, e, f, g, h, i, j]
+        [
+            word(0x4500, total),
+            word(0, 0x4000),
+            word(hops, sum.checksum()),
+            u32::from_ne_bytes(source),
+            u32::from_ne_bytes(destination),
+        ]
     }
 
     #[inline(always)]
-    fn unreachable(why: Unreachable) -> [u8; 2] {
+    fn unreachable(why: Unreachable) -> u16 {
         // RFC 792, RFC 1122 section 3.2.2.1.
         match why {
-            Unreachable::Port => [3, 3],
-            Unreachable::Protocol => [3, 2],
-            Unreachable::Host => [3, 1],
+            Unreachable::Port => 0x0303,
+            Unreachable::Protocol => 0x0302,
+            Unreachable::Host => 0x0301,
         }
     }
 }
 
 impl Answer for [u8; 16] {
-    type Header = [u8; Ipv6Hdr::LEN];
+    type Header = [u64; Ipv6Hdr::LEN / 8];
 
     #[inline(always)]
-    fn header(source: Self, destination: Self, protocol: u8, length: u16) -> Self::Header {
-        let [a, b] = length.to_be_bytes();
-        let mut header = [0; Ipv6Hdr::LEN];
-        header[0] = 0x60;
-        (header[4], header[5]) = (a, b);
-        (header[6], header[7]) = (protocol, HOP_LIMIT);
-        header[8..24].copy_from_slice(&source);
-        header[24..40].copy_from_slice(&destination);
-        header
+    fn new_header(source: Self, destination: Self, protocol: u8, length: u16) -> Self::Header {
+        let start =
+            0x6000_0000 << 32 | u64::from(length) << 16 | u64::from(protocol) << 8 | u64::from(HOP_LIMIT);
+        let (source, destination) = (u128::from_ne_bytes(source), u128::from_ne_bytes(destination));
+        let halves = |address: u128| {
+            let (high, low) = if cfg!(target_endian = "little") {
+                (address, address >> 64)
+            } else {
+                (address >> 64, address)
+            };
+            (high as u64, low as u64)
+        };
+        let ((a, b), (c, d)) = (halves(source), halves(destination));
+        [start.to_be(), a, b, c, d]
     }
 
     #[inline(always)]
-    fn unreachable(why: Unreachable) -> [u8; 2] {
+    fn unreachable(why: Unreachable) -> u16 {
         // RFC 4443, section 3.1. A protocol that is not there has a message of another kind, which says where its
         // number stands; to a client it comes to the same.
         match why {
-            Unreachable::Port | Unreachable::Protocol => [1, 4],
-            Unreachable::Host => [1, 3],
+            Unreachable::Port | Unreachable::Protocol => 0x0104,
+            Unreachable::Host => 0x0103,
         }
     }
 }
@@ -99,21 +108,21 @@ impl Answer for [u8; 16] {
 /// RFC 9293, section 3.10.7.1: acceptable to the sender whatever the state of the connection is.
 #[inline(always)]
 pub fn reset<A: Ip>(packet: &Packet<A>, header: &TcpHeader) -> TcpHeader {
-    let [a, b] = packet.key.destination_port.to_be_bytes();
-    let [c, d] = packet.key.source_port.to_be_bytes();
+    let [_, sequence, acknowledged, fourth, _] = header.map(u32::from_be);
     let (sequence, acknowledged, flags) = if packet.flags.has(Flags::ACK) {
-        ([header[8], header[9], header[10], header[11]], [0; 4], Flags::RST)
+        (acknowledged, 0, Flags::RST)
     } else {
-        let data = packet.length.saturating_sub(u32::from(header[12] >> 4) * 4);
+        let data = packet.length.saturating_sub((fourth >> 28) * 4);
         let controls = u32::from(packet.flags.has(Flags::SYN)) + u32::from(packet.flags.has(Flags::FIN));
-        let next = u32::from_be_bytes([header[4], header[5], header[6], header[7]])
-            .wrapping_add(data)
-            .wrapping_add(controls);
-        ([0; 4], next.to_be_bytes(), Flags::RST | Flags::ACK)
+        (0, sequence.wrapping_add(data).wrapping_add(controls), Flags::RST | Flags::ACK)
     };
-    let [e, f, g, h] = sequence;
-    let [i, j, k, l] = acknowledged;
-    [a, b, c, d, e, f, g, h, i, j, k, l, 0x50, flags, 0, 0, 0, 0, 0, 0]
+    [
+        word(packet.key.destination_port, packet.key.source_port),
+        sequence.to_be(),
+        acknowledged.to_be(),
+        word(0x5000 | u16::from(flags), 0),
+        0,
+    ]
 }
 
 /// The header of an ICMP error; `quoted` is the sum of the packet that follows it.
@@ -125,22 +134,27 @@ pub fn error<A: Answer>(
     quoted: Difference,
     quoted_length: u16,
 ) -> IcmpHeader {
-    let [kind, code] = A::unreachable(why);
-    let mut sum = quoted.adds(u16::from_be_bytes([kind, code]));
+    let kind = A::unreachable(why);
+    let mut sum = quoted.adds(kind);
     if A::ICMP == number::ICMPV6 {
         let length = icmp::HEADER as u32 + u32::from(quoted_length);
         sum = sum.adds_pseudo_header(source, destination, number::ICMPV6, length);
     }
-    let [a, b] = sum.checksum().to_be_bytes();
-    [kind, code, a, b, 0, 0, 0, 0]
+    [word(kind, sum.checksum()), 0]
 }
 
 /// What a header adds to the sum over itself.
 #[inline(always)]
 pub fn tcp_sum(header: &TcpHeader) -> Difference {
     let mut sum = Difference::default();
-    for word in 0..TcpHdr::LEN / 2 {
-        sum = sum.adds(u16::from_be_bytes([header[word * 2], header[word * 2 + 1]]));
+    for word in header.map(u32::from_be) {
+        sum = sum.adds((word >> 16) as u16).adds(word as u16);
     }
     sum
+}
+
+/// Two halves of a word in network order.
+#[inline(always)]
+fn word(high: u16, low: u16) -> u32 {
+    (u32::from(high) << 16 | u32::from(low)).to_be()
 }

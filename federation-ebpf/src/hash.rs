@@ -64,6 +64,16 @@ pub fn slot(hash: u32, attempt: u32, size: u32) -> u32 {
     ((u64::from(hash) * u64::from(size)) >> 32) as u32
 }
 
+/// A port for a client whose own is taken: none of the well-known ones (RFC 6335, section 6).
+#[inline(always)]
+pub fn port(hash: u32, attempt: u32) -> u16 {
+    const FIRST: u32 = 1024;
+    // Halves are swapped, so that clients whose slots are neighbours do not meet at ports again.
+    let mixed = hash.rotate_left(16).wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
+    let ports = u64::from(u32::from(u16::MAX) + 1 - FIRST);
+    (FIRST + ((u64::from(mixed) * ports) >> 32) as u32) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -89,6 +99,11 @@ mod tests {
         #[test]
         fn slots_lie_in_their_table(hash: u32, attempt in 0_u32..16, size in 1_u32..600_000) {
             prop_assert!(slot(hash, attempt, size) < size);
+        }
+
+        #[test]
+        fn ports_are_not_well_known(hash: u32, attempt in 0_u32..16) {
+            prop_assert!(port(hash, attempt) >= 1024);
         }
     }
 }

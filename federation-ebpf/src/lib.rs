@@ -17,11 +17,13 @@ pub mod answer;
 pub mod bucket;
 pub mod checksum;
 pub mod filter;
+pub mod frame;
 pub mod hash;
 pub mod maps;
 pub mod outcome;
 pub mod packet;
 pub mod tcp;
+pub mod translate;
 
 #[cfg(test)]
 extern crate std;

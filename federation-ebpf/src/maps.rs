@@ -112,7 +112,7 @@ pub struct Backend<A> {
 }
 
 /// Key of `FLOWS`: a packet's five-tuple as it reaches the program.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey<A> {
     pub source: A,
@@ -313,7 +313,7 @@ pub struct Counter {
 }
 
 /// The addresses that VIPs are taken from: a constant of the loaded programs.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range<A> {
     pub network: A,

@@ -35,6 +35,12 @@ impl Flags {
         self.0 & (Self::FIN | Self::RST) != 0
     }
 
+    /// Ends one at once.
+    #[inline(always)]
+    pub fn is_reset(self) -> bool {
+        self.has(Self::RST)
+    }
+
     /// Neither begins nor ends anything.
     #[inline(always)]
     pub fn is_midway(self) -> bool {

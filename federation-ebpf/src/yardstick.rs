@@ -27,13 +27,17 @@ mod measured {
     /// `from_pod` that leaves the packet as it came, so that it meets the same packet in each repetition.
     #[classifier]
     pub fn from_pod_restored(ctx: TcContext) -> i32 {
-        restored(&ctx, || programs::tc_verdict(programs::from_pod::outcome(&ctx)))
+        let skb = programs::Skb(ctx.skb.skb);
+        restored(&ctx, || {
+            programs::tc_verdict(skb, programs::to_vip::outcome(skb, programs::Reach::Anywhere))
+        })
     }
 
     /// `to_pod` likewise.
     #[classifier]
     pub fn to_pod_restored(ctx: TcContext) -> i32 {
-        restored(&ctx, || programs::tc_verdict(programs::reply::outcome(&ctx)))
+        let skb = programs::Skb(ctx.skb.skb);
+        restored(&ctx, || programs::tc_verdict(skb, programs::reply::outcome(skb)))
     }
 
     /// What the restoring itself costs.

@@ -20,15 +20,23 @@ pub trait Bytes {
     }
 }
 
-/// Types that any bytes make a value of, at any address.
+/// Types that any bytes make a value of.
 ///
 /// # Safety
-/// Every bit pattern is valid, there is no padding, and the alignment is 1.
+/// Every bit pattern is valid, and there is no padding.
 pub unsafe trait Plain: Copy {}
 
-// SAFETY: byte arrays, and network-types' headers made of nothing else.
-unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: numbers.
+unsafe impl Plain for u8 {}
 // SAFETY: see above.
+unsafe impl Plain for u16 {}
+// SAFETY: see above.
+unsafe impl Plain for u32 {}
+// SAFETY: see above.
+unsafe impl Plain for u64 {}
+// SAFETY: an array adds no padding.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+// SAFETY: network-types' headers are made of byte arrays.
 unsafe impl Plain for Ipv4Hdr {}
 // SAFETY: see above.
 unsafe impl Plain for Ipv6Hdr {}

@@ -29,7 +29,7 @@ pub fn message<A: Ip>(frame: &impl Bytes, network: &Network<A>) -> Result<Messag
     if (network.length as usize) < HEADER || !frame.has(network.transport + HEADER) {
         return Err(Outcome::Malformed);
     }
-    let [kind] = frame.load(network.transport).ok_or(Outcome::Malformed)?;
+    let kind: u8 = frame.load(network.transport).ok_or(Outcome::Malformed)?;
     Ok(match (A::ICMP, kind) {
         (number::ICMP, 8) => Message::EchoRequest { answer: 0 },
         // Destination unreachable, source quench, time exceeded, parameter problem.

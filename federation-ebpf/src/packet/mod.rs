@@ -9,10 +9,14 @@ pub mod icmp;
 mod v4;
 mod v6;
 
+use core::mem::MaybeUninit;
+
 use network_types::{eth::EthHdr, tcp::TcpHdr};
 
 use crate::{
     address::Address,
+    checksum::Difference,
+    frame::Frame,
     maps::{FlowKey, FragmentKey, Ports, Protocol},
     outcome::Outcome,
     tcp::Flags,
@@ -29,9 +33,11 @@ pub mod number {
     pub const SCTP: u8 = 132;
 }
 
-/// How much of a transport header says who speaks to whom: the ports, and TCP's flags.
-const TCP_FLAGS: usize = 13;
-const TCP_CHECKSUM: usize = 16;
+/// The word of TCP's header with its flags, and where they are in it.
+const TCP_FLAGS_WORD: usize = 3;
+const TCP_FLAGS_SHIFT: u32 = 16;
+/// Where TCP's header has its checksum.
+pub const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
 const UDP_LENGTH: usize = 8;
 /// SCTP's common header (RFC 9260, section 3.1).
@@ -51,8 +57,23 @@ pub trait Ip: Address + Plain {
     /// The header at `network`, if it has no options, is no fragment and a plain TCP or UDP header follows.
     fn plain(frame: &impl Bytes, network: usize) -> Option<Network<Self>>;
 
-    /// The header at `network` with all that it may have.
-    fn network(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome>;
+    /// The header at `network`, without what may stand between it and the transport header.
+    fn header(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome>;
+
+    /// Walks past one extension header; whether there was one.
+    fn walk(frame: &impl Bytes, network: &mut Network<Self>) -> Result<bool, Outcome>;
+
+    /// Puts source and destination `new` where `old` are, and the header's `checksum`, if it has one.
+    fn store_ends(
+        frame: impl Frame,
+        network: usize,
+        checksum: u16,
+        old: [Self; 2],
+        new: [Self; 2],
+    ) -> Result<(), Outcome>;
+
+    /// The header's checksum after a change of its addresses.
+    fn header_checksum(checksum: u16, change: Difference) -> u16;
 }
 
 /// What a network header says.
@@ -104,13 +125,13 @@ pub fn link(frame: &impl Bytes) -> Option<(u16, usize)> {
     const ETHER_TYPE: usize = 12;
     const TAG: usize = 4;
     let mut at = ETHER_TYPE;
-    let mut ether_type = u16::from_ne_bytes(frame.read(at)?);
+    let mut ether_type: u16 = frame.read(at)?;
     for _ in 0..2 {
         if !is_tag(ether_type) {
             break;
         }
         at += TAG;
-        ether_type = u16::from_ne_bytes(frame.read(at)?);
+        ether_type = frame.read(at)?;
     }
     Some((ether_type, at + EthHdr::LEN - ETHER_TYPE))
 }
@@ -132,12 +153,12 @@ pub fn plain<A: Ip>(frame: &impl Bytes, network: usize) -> Option<Packet<A>> {
     let network = A::plain(frame, network)?;
     let (protocol, ports, flags) = match network.protocol {
         number::TCP => {
-            let tcp: [u8; TcpHdr::LEN] = frame.read(network.transport)?;
-            (Protocol::Tcp, [tcp[0], tcp[1], tcp[2], tcp[3]], Flags(tcp[TCP_FLAGS]))
+            let tcp: [u32; TcpHdr::LEN / 4] = frame.read(network.transport)?;
+            (Protocol::Tcp, tcp[0], Flags((u32::from_be(tcp[TCP_FLAGS_WORD]) >> TCP_FLAGS_SHIFT) as u8))
         }
         number::UDP => {
-            let udp: [u8; UDP_LENGTH] = frame.read(network.transport)?;
-            (Protocol::Udp, [udp[0], udp[1], udp[2], udp[3]], Flags(0))
+            let udp: [u32; UDP_LENGTH / 4] = frame.read(network.transport)?;
+            (Protocol::Udp, udp[0], Flags(0))
         }
         _ => return None,
     };
@@ -145,6 +166,30 @@ pub fn plain<A: Ip>(frame: &impl Bytes, network: usize) -> Option<Packet<A>> {
         return None;
     }
     Some(network.carrying(protocol, ports, flags))
+}
+
+/// Extension headers that are walked past, at most: each kind comes once, but for destination options (RFC 8200,
+/// section 4.1).
+const EXTENSIONS: usize = 6;
+
+/// Reads the network header at `network` with all that it may have into `to`: in its place, for the stack of a program
+/// has no room for copies of it.
+///
+/// # Errors
+/// The header is cut off or contradicts itself, or has more extensions than anyone sends.
+#[inline(always)]
+pub fn network<A: Ip>(
+    frame: &impl Bytes,
+    network: usize,
+    to: &mut MaybeUninit<Network<A>>,
+) -> Result<(), Outcome> {
+    let network = to.write(A::header(frame, network)?);
+    for _ in 0..EXTENSIONS {
+        if !A::walk(frame, network)? {
+            return Ok(());
+        }
+    }
+    Err(Outcome::Malformed)
 }
 
 /// What follows `network` of the protocols that have ports; the ports of a later fragment are 0.
@@ -158,7 +203,7 @@ pub fn transport<A: Ip>(
     protocol: Protocol,
 ) -> Result<Packet<A>, Outcome> {
     if matches!(network.fragment, Fragment::Later(_)) {
-        return Ok(network.carrying(protocol, [0; 4], Flags(0)));
+        return Ok(network.carrying(protocol, 0, Flags(0)));
     }
     // The last byte of the header must be there too, whatever is read of it.
     let length = header_length(protocol);
@@ -169,12 +214,25 @@ pub fn transport<A: Ip>(
     let ports = frame.load(network.transport).ok_or(Outcome::Malformed)?;
     let flags = match protocol {
         Protocol::Tcp => {
-            let [flags] = frame.load(network.transport + TCP_FLAGS).ok_or(Outcome::Malformed)?;
-            Flags(flags)
+            let at = network.transport + TCP_FLAGS_WORD * 4;
+            Flags((u32::from_be(frame.load(at).ok_or(Outcome::Malformed)?) >> TCP_FLAGS_SHIFT) as u8)
         }
         _ => Flags(0),
     };
     Ok(network.carrying(protocol, ports, flags))
+}
+
+/// The source and the destination port of a transport header that begins with this word.
+#[inline(always)]
+pub fn ports(word: u32) -> (u16, u16) {
+    let word = u32::from_be(word);
+    ((word >> 16) as u16, word as u16)
+}
+
+/// The word that a transport header with these ports begins with.
+#[inline(always)]
+pub fn ports_word(source: u16, destination: u16) -> u32 {
+    (u32::from(source) << 16 | u32::from(destination)).to_be()
 }
 
 /// The protocol with ports that IANA gave this number.
@@ -209,9 +267,8 @@ pub fn checksum_offset(protocol: Protocol) -> Option<usize> {
 
 impl<A: Ip> Network<A> {
     #[inline(always)]
-    fn carrying(&self, protocol: Protocol, ports: [u8; 4], flags: Flags) -> Packet<A> {
-        let [a, b, c, d] = ports;
-        let (source_port, destination_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    fn carrying(&self, protocol: Protocol, ports: u32, flags: Flags) -> Packet<A> {
+        let (source_port, destination_port) = self::ports(ports);
         Packet {
             key: FlowKey::new(self.source, source_port, self.destination, destination_port, protocol),
             network: self.offset,
@@ -236,12 +293,10 @@ impl<A: Ip> Packet<A> {
         Ports { source: self.key.source_port, destination: self.key.destination_port }
     }
 
-    /// The same with ports that another fragment told.
+    /// Fills in the ports that another fragment told.
     #[inline(always)]
-    #[must_use]
-    pub fn with_ports(mut self, ports: Ports) -> Self {
+    pub fn set_ports(&mut self, ports: Ports) {
         (self.key.source_port, self.key.destination_port) = (ports.source, ports.destination);
-        self
     }
 }
 

@@ -41,7 +41,7 @@ fn header(protocol: u8) -> Vec<u8> {
     let mut header = std::vec![0x9c, 0x40, 0, 80];
     header.resize(length, 0);
     if protocol == number::TCP {
-        header[TCP_FLAGS] = Flags::SYN;
+        header[13] = Flags::SYN;
     }
     header
 }
@@ -81,8 +81,15 @@ fn v6(first: u8, extensions: &[u8], payload: &[u8]) -> Frame {
     Frame(bytes)
 }
 
+fn header_of<A: Ip>(frame: &Frame) -> Result<Network<A>, Outcome> {
+    let mut header = MaybeUninit::uninit();
+    network(frame, ETHERNET, &mut header)?;
+    // SAFETY: read without an error, so it was written.
+    Ok(unsafe { header.assume_init() })
+}
+
 fn read<A: Ip>(frame: &Frame) -> Result<Packet<A>, Outcome> {
-    let network = A::network(frame, ETHERNET)?;
+    let network = header_of(frame)?;
     transport(frame, &network, protocol(network.protocol).expect("a protocol with ports"))
 }
 
@@ -236,7 +243,7 @@ fn icmp_messages_are_told_apart() {
         (13, Message::Other),
     ] {
         let frame = v4(number::ICMP, 0, &[kind, 0, 0, 0, 0, 0, 0, 0]);
-        let network = V4::network(&frame, ETHERNET).unwrap();
+        let network = header_of::<V4>(&frame).unwrap();
         assert_eq!(icmp::message(&frame, &network), Ok(expected), "{kind}");
     }
     for (kind, expected) in [
@@ -247,10 +254,10 @@ fn icmp_messages_are_told_apart() {
         (135, Message::Other),
     ] {
         let frame = v6(number::ICMPV6, &[], &[kind, 0, 0, 0, 0, 0, 0, 0]);
-        let network = V6::network(&frame, ETHERNET).unwrap();
+        let network = header_of::<V6>(&frame).unwrap();
         assert_eq!(icmp::message(&frame, &network), Ok(expected), "{kind}");
     }
     let short = v4(number::ICMP, 0, &[8, 0, 0, 0, 0, 0, 0]);
-    let network = V4::network(&short, ETHERNET).unwrap();
+    let network = header_of::<V4>(&short).unwrap();
     assert_eq!(icmp::message(&short, &network), Err(Malformed));
 }

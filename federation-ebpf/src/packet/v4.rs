@@ -3,10 +3,11 @@
 use network_types::ip::Ipv4Hdr;
 
 use super::{Bytes, Fragment, Ip, Network, number};
-use crate::outcome::Outcome;
+use crate::{checksum::Difference, frame::Frame, outcome::Outcome};
 
 /// Version 4, five words: no options.
 const PLAIN: u8 = 0x45;
+const CHECKSUM: usize = 10;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -27,13 +28,39 @@ impl Ip for [u8; 4] {
     }
 
     #[inline(always)]
-    fn network(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome> {
+    fn header(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome> {
         let header: Ipv4Hdr = frame.load(network).ok_or(Outcome::Malformed)?;
         let words = header.vihl & 0x0f;
         if header.vihl >> 4 != 4 || words < 5 {
             return Err(Outcome::Malformed);
         }
         read(frame, &header, network).ok_or(Outcome::Malformed)
+    }
+
+    #[inline(always)]
+    fn walk(_: &impl Bytes, _: &mut Network<Self>) -> Result<bool, Outcome> {
+        Ok(false)
+    }
+
+    /// In one go with the checksum, which they follow at once.
+    #[inline(always)]
+    fn store_ends(
+        frame: impl Frame,
+        network: usize,
+        checksum: u16,
+        _: [Self; 2],
+        new: [Self; 2],
+    ) -> Result<(), Outcome> {
+        let [source, destination] = new.map(u32::from_be_bytes);
+        let high = |word: u32| ((word >> 16) as u16).to_be();
+        let low = |word: u32| (word as u16).to_be();
+        let ends = [checksum.to_be(), high(source), low(source), high(destination), low(destination)];
+        frame.store(network + CHECKSUM, &ends)
+    }
+
+    #[inline(always)]
+    fn header_checksum(checksum: u16, change: Difference) -> u16 {
+        change.apply(checksum)
     }
 }
 

@@ -3,11 +3,7 @@
 use network_types::ip::Ipv6Hdr;
 
 use super::{Bytes, Fragment, Ip, Network, number};
-use crate::outcome::Outcome;
-
-/// Extension headers that are walked past, at most: each kind comes once, but for destination options (RFC 8200,
-/// section 4.1).
-const EXTENSIONS: usize = 6;
+use crate::{checksum::Difference, frame::Frame, outcome::Outcome};
 
 /// IANA, "IPv6 Extension Header Types".
 mod extension {
@@ -30,16 +26,70 @@ impl Ip for [u8; 16] {
     }
 
     #[inline(always)]
-    fn network(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome> {
+    fn header(frame: &impl Bytes, network: usize) -> Result<Network<Self>, Outcome> {
         let header: Ipv6Hdr = frame.load(network).ok_or(Outcome::Malformed)?;
-        let mut read = read(frame, &header, network).ok_or(Outcome::Malformed)?;
-        for _ in 0..EXTENSIONS {
-            if !walk(frame, &mut read)? {
-                return Ok(read);
-            }
+        read(frame, &header, network).ok_or(Outcome::Malformed)
+    }
+
+    #[inline(always)]
+    fn walk(frame: &impl Bytes, network: &mut Network<Self>) -> Result<bool, Outcome> {
+        // What follows a later fragment's header is no header.
+        if matches!(network.fragment, Fragment::Later(_)) {
+            return Ok(false);
         }
-        // More than anyone sends.
-        Err(Outcome::Malformed)
+        let length = match network.protocol {
+            extension::HOP_BY_HOP | extension::DESTINATION | extension::ROUTING => {
+                let start: u32 = frame.load(network.transport).ok_or(Outcome::Malformed)?;
+                let [next, words, _, segments_left] = start.to_ne_bytes();
+                // On its way to elsewhere first: what its checksum covers is not what its header says.
+                if network.protocol == extension::ROUTING && segments_left > 0 {
+                    return Err(Outcome::Malformed);
+                }
+                network.protocol = next;
+                (usize::from(words) + 1) * 8
+            }
+            extension::FRAGMENT => {
+                let [start, identification]: [u32; 2] =
+                    frame.load(network.transport).ok_or(Outcome::Malformed)?;
+                let (start, identification) = (u32::from_be(start), u32::from_be(identification));
+                let offset = start as u16;
+                network.protocol = (start >> 24) as u8;
+                network.fragment = match (offset >> 3, offset & 1) {
+                    // An atomic fragment (RFC 6946).
+                    (0, 0) => Fragment::Whole,
+                    (0, _) => Fragment::First(identification),
+                    _ => Fragment::Later(identification),
+                };
+                8
+            }
+            _ => return Ok(false),
+        };
+        network.transport += length;
+        network.length = network.length.checked_sub(length as u32).ok_or(Outcome::Malformed)?;
+        Ok(true)
+    }
+
+    #[inline(always)]
+    fn store_ends(
+        frame: impl Frame,
+        network: usize,
+        _: u16,
+        old: [Self; 2],
+        new: [Self; 2],
+    ) -> Result<(), Outcome> {
+        let source = network + Self::SOURCE;
+        if new[0] != old[0] {
+            frame.store(source, &new[0])?;
+        }
+        if new[1] != old[1] {
+            frame.store(source + size_of::<Self>(), &new[1])?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn header_checksum(_: u16, _: Difference) -> u16 {
+        0
     }
 }
 
@@ -64,41 +114,4 @@ fn read(frame: &impl Bytes, header: &Ipv6Hdr, offset: usize) -> Option<Network<[
         checksum: 0,
         fragment: Fragment::Whole,
     })
-}
-
-/// Past one extension header; whether there was one. What follows a later fragment's header is no header.
-#[inline(always)]
-fn walk(frame: &impl Bytes, network: &mut Network<[u8; 16]>) -> Result<bool, Outcome> {
-    if matches!(network.fragment, Fragment::Later(_)) {
-        return Ok(false);
-    }
-    let length = match network.protocol {
-        extension::HOP_BY_HOP | extension::DESTINATION | extension::ROUTING => {
-            let [next, words, _, segments_left]: [u8; 4] =
-                frame.load(network.transport).ok_or(Outcome::Malformed)?;
-            // On its way to elsewhere first: what its checksum covers is not what its header says.
-            if network.protocol == extension::ROUTING && segments_left > 0 {
-                return Err(Outcome::Malformed);
-            }
-            network.protocol = next;
-            (usize::from(words) + 1) * 8
-        }
-        extension::FRAGMENT => {
-            let [next, _, a, b, c, d, e, f]: [u8; 8] =
-                frame.load(network.transport).ok_or(Outcome::Malformed)?;
-            let (offset, identification) = (u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f]));
-            network.protocol = next;
-            network.fragment = match (offset >> 3, offset & 1) {
-                // An atomic fragment (RFC 6946).
-                (0, 0) => Fragment::Whole,
-                (0, _) => Fragment::First(identification),
-                _ => Fragment::Later(identification),
-            };
-            8
-        }
-        _ => return Ok(false),
-    };
-    network.transport += length;
-    network.length = network.length.checked_sub(length as u32).ok_or(Outcome::Malformed)?;
-    Ok(true)
 }

@@ -1,27 +1,31 @@
 //! Flows: finding the translation of a packet, or opening a new one.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_ns};
 use federation_ebpf::{
     hash,
     maps::{
-        self, Affinity, Backend, BackendPlace, BackendState, Counter, Direction, Flow, FlowKey, Frontend,
-        FrontendKey, Protocol,
+        self, Affinity, Backend, BackendPlace, BackendState, Direction, EventKind, Flow, FlowKey, Frontend,
+        FrontendKey, Protocol, TICKS_PER_SECOND,
     },
     outcome::Outcome,
-    packet::Packet,
-    tcp::TcpState,
+    packet::{Ip, Packet},
+    tcp::{Side, TcpState},
 };
 
-use super::maps::{BACKEND_COUNTERS, FRONTEND_COUNTERS, Family, SLOTS};
+use super::{
+    count,
+    event::{self, About},
+    maps::{Family, SLOTS},
+    scratch::Scratch,
+};
 
 /// Slots that a new flow may try: past a collision of reply keys, or a backend that has just died.
-const ATTEMPTS: u32 = 8;
+const SLOT_ATTEMPTS: u32 = 8;
 
-/// What a packet's destination (forward) or source (reply) becomes.
-pub struct Translation<A> {
-    pub address: A,
-    pub port: u16,
-}
+/// Ports that a new flow may try for its client, once no slot will do.
+const PORT_ATTEMPTS: u32 = 4;
 
 /// Which backends may be chosen.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,205 +35,393 @@ pub enum Reach {
     Local,
 }
 
-/// Finds or opens the flow of a packet to a VIP.
-#[inline(always)]
-pub fn forward<F: Family>(
-    packet: &Packet<F::Address>,
-    bytes: u32,
-    reach: Reach,
-) -> Result<(Outcome, Translation<F::Address>), Outcome> {
-    let now = now();
-    if let Some(entry) = F::flows().get_ptr_mut(&packet.key) {
-        // SAFETY: entries are not freed while the program runs; fields may change under us on another CPU, and each
-        // is written whole.
-        let flow = unsafe { &mut *entry };
-        if continues::<F>(flow, packet) {
-            follow::<F>(flow, packet, now);
-            count(flow, bytes, 0);
-            return Ok((Outcome::Forwarded, Translation { address: flow.address, port: flow.port }));
-        }
-        if packet.key.protocol == Protocol::Tcp && !packet.flags.opens() {
-            return Err(Outcome::BackendGone);
-        }
-        let reply = packet.key.answer_from(flow.address, flow.port);
-        // Either may be gone already, which is what is wanted.
-        if answers::<F>(&reply, &packet.key) {
-            let _ = F::flows().remove(&reply);
-        }
-        let _ = F::flows().remove(&packet.key);
-    }
-    open::<F>(packet, bytes, reach, now)
+/// Whether a flow still stands for the packets that find it.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Standing {
+    Good,
+    /// Silent for too long, or closed and opened anew.
+    Over,
+    /// Its backend is dead, or its id has another tenant.
+    Gone,
 }
 
-/// Whether the flow still stands for this packet: its backend lives and its connection is not replaced.
-#[inline(always)]
-fn continues<F: Family>(flow: &Flow<F::Address>, packet: &Packet<F::Address>) -> bool {
-    let Some(backend) = F::backends().get(flow.backend) else { return false };
-    let lives = matches!(backend.state, BackendState::Active | BackendState::Draining);
-    let reopened = flow.state == TcpState::Closing && packet.flags.opens();
-    lives && backend.generation == flow.generation && !reopened
-}
-
-#[inline(always)]
-fn follow<F: Family>(flow: &mut Flow<F::Address>, packet: &Packet<F::Address>, now: u32) {
-    let state = flow.state.after(packet.flags);
-    // Written only when it changes: the cache line is shared with whoever sends the other packets.
-    if state != flow.state {
-        flow.state = state;
-    }
-    if flow.last_seen != now {
-        flow.last_seen = now;
-        let reply = packet.key.answer_from(flow.address, flow.port);
-        // Heals a reply entry that was evicted; usually it is there.
-        let _ = F::flows().insert(&reply, answering(&packet.key, flow), BPF_NOEXIST.into());
-    }
-}
-
-/// Chooses a backend and remembers it: the reply's entry first, the one that makes the flow usable last.
-#[inline(always)]
-fn open<F: Family>(
-    packet: &Packet<F::Address>,
-    bytes: u32,
-    reach: Reach,
+/// What a new flow is made of, beside its first packet.
+pub struct Choice {
+    frontend: u32,
+    backend: u32,
+    /// The first backend whose slot was met, for which only the client's port was taken; 0 for none yet.
+    first: u32,
+    client_port: u16,
     now: u32,
-) -> Result<(Outcome, Translation<F::Address>), Outcome> {
-    let key = &packet.key;
-    let frontend_key = FrontendKey::new(key.destination, key.destination_port, key.protocol);
-    // SAFETY: a frontend is replaced as a whole; the copy is one of the old or the new.
-    let frontend: Frontend = *unsafe { F::frontends().get(&frontend_key) }.ok_or(Outcome::NoFrontend)?;
-    if frontend.size == 0 {
-        return Err(Outcome::NoBackend);
+    /// How the last attempt went.
+    attempt: Attempt,
+    /// The outcome if none succeeds.
+    refusal: Outcome,
+}
+
+/// How an attempt to make a flow went.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq)]
+pub enum Attempt {
+    Done,
+    /// Somebody else waits for an answer under the key that ours would come under.
+    Taken,
+    Full,
+    PortMustStay,
+}
+
+/// Finds the flow of the packet in `scratch`, which is to a VIP; the tuple to send on is in `to` afterwards, where the
+/// outcome lets the packet pass. Nothing where a flow is still to be opened.
+#[inline(never)]
+pub fn forward<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Option<Outcome> {
+    // SAFETY: written by the caller.
+    let packet = unsafe { scratch.packet.assume_init_ref() };
+    let now = now();
+    let entry = F::flows().get_ptr_mut(&packet.key)?;
+    // SAFETY: entries are not freed while the program runs; fields may change under us on another CPU, and each is
+    // written whole.
+    let flow = unsafe { &mut *entry };
+    match standing::<F>(flow, packet, now) {
+        Standing::Good => {
+            let side = if flow.direction.is_forward() { Side::Client } else { Side::Backend };
+            follow::<F>(flow, packet, side, now);
+            count::packet(flow, bytes, false);
+            scratch.to.write(packet.key.translated(flow));
+            Some(passed(flow, Outcome::Forwarded))
+        }
+        Standing::Gone if packet.key.protocol == Protocol::Tcp && !packet.flags.opens() => {
+            let about = About { backend: flow.backend, generation: flow.generation };
+            event::tell(EventKind::Reset, Outcome::BackendGone, &packet.key, about);
+            Some(Outcome::BackendGone)
+        }
+        Standing::Gone | Standing::Over => {
+            forget::<F>(&packet.key, flow);
+            None
+        }
     }
-    let hash = match frontend.affinity {
-        Affinity::None => hash::connection(key),
-        Affinity::ClientIp => hash::client(key.source),
+}
+
+#[inline(always)]
+pub fn standing<F: Family>(flow: &Flow<F::Address>, packet: &Packet<F::Address>, now: u32) -> Standing {
+    let reopened = flow.state == TcpState::Closing && packet.flags.opens();
+    if reopened || is_expired(flow, packet.key.protocol, now) {
+        return Standing::Over;
+    }
+    if lives::<F>(flow) { Standing::Good } else { Standing::Gone }
+}
+
+/// Whether the flow's backend is there, and the one that was chosen.
+#[inline(always)]
+pub fn lives<F: Family>(flow: &Flow<F::Address>) -> bool {
+    let Some(backend) = F::backends().get(flow.backend) else { return false };
+    matches!(backend.state, BackendState::Active | BackendState::Draining)
+        && backend.generation == flow.generation
+}
+
+#[inline(always)]
+fn is_expired<A>(flow: &Flow<A>, protocol: Protocol, now: u32) -> bool {
+    now.wrapping_sub(flow.last_seen) > flow.state.timeout(protocol)
+}
+
+/// Whether nothing is due to be written: the last packet was seen within a second.
+#[inline(always)]
+pub fn is_fresh<A>(flow: &Flow<A>, now: u32) -> bool {
+    now.wrapping_sub(flow.last_seen) < TICKS_PER_SECOND
+}
+
+/// The outcome for a packet that goes on: one of a hairpin goes back.
+#[inline(always)]
+fn passed<A>(flow: &Flow<A>, otherwise: Outcome) -> Outcome {
+    if flow.direction.is_hairpin() { Outcome::Hairpinned } else { otherwise }
+}
+
+#[inline(always)]
+fn follow<F: Family>(flow: &mut Flow<F::Address>, packet: &Packet<F::Address>, side: Side, now: u32) {
+    let state = flow.state.after(side, packet.flags);
+    // Written only when it changes: the cache line is shared with whoever sends the other packets.
+    if state != flow.state || !is_fresh(flow, now) {
+        touch::<F>(flow, &packet.key, state, now);
+    }
+}
+
+/// Writes what was seen into both entries of a flow, and puts back the other one if it was evicted.
+#[inline(never)]
+fn touch<F: Family>(flow: &mut Flow<F::Address>, key: &FlowKey<F::Address>, state: TcpState, now: u32) {
+    flow.state = state;
+    flow.last_seen = now;
+    let partner = key.partner(flow);
+    if let Some(entry) = F::flows().get_ptr_mut(&partner) {
+        // SAFETY: as in `forward`.
+        let other = unsafe { &mut *entry };
+        if is_partner(&partner, other, key) {
+            other.state = state;
+            other.last_seen = now;
+        }
+        return;
+    }
+    // Made by another CPU in between, it is as good.
+    let _ = F::flows().insert(&partner, flow.opposite(key), BPF_NOEXIST.into());
+}
+
+/// Whether what is found under `key` translates to where `partner` comes from.
+#[inline(always)]
+fn is_partner<A: Ip>(key: &FlowKey<A>, flow: &Flow<A>, partner: &FlowKey<A>) -> bool {
+    key.partner(flow) == *partner
+}
+
+/// Removes both entries of a flow, where they are still its.
+#[inline(never)]
+fn forget<F: Family>(key: &FlowKey<F::Address>, flow: &Flow<F::Address>) {
+    let partner = key.partner(flow);
+    // SAFETY: entries are not freed while the program runs.
+    if let Some(other) = unsafe { F::flows().get(&partner) }
+        && is_partner(&partner, other, key)
+    {
+        // Gone already is as well.
+        let _ = F::flows().remove(&partner);
+    }
+    let _ = F::flows().remove(key);
+}
+
+/// Chooses a backend for the packet in `scratch` and remembers it; as [`forward`] otherwise.
+#[inline(never)]
+pub fn open<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize, reach: Reach) -> Outcome {
+    // SAFETY: written by the caller.
+    let packet = unsafe { scratch.packet.assume_init_ref() };
+    let key = &packet.key;
+    let (protocol, spread, client) = (key.protocol, hash::connection(key), hash::client(key.source));
+    let frontend_key = FrontendKey::new(key.destination, key.destination_port, protocol);
+    // SAFETY: an entry that is replaced is kept while programs run that may read it.
+    let Some(frontend) = (unsafe { F::frontends().get(&frontend_key) }) else { return Outcome::NoFrontend };
+    let Frontend { id, offset, size, affinity, .. } = *frontend;
+    if size == 0 {
+        return Outcome::NoBackend;
+    }
+    let hash = match affinity {
+        Affinity::None => spread,
+        Affinity::ClientIp => client,
     };
-    let mut refusal = Outcome::NoBackend;
-    for attempt in 0..ATTEMPTS {
-        let slot = frontend.offset + hash::slot(hash, attempt, frontend.size);
-        let Some(id) = SLOTS.get(slot) else { continue };
+    let client_port = key.source_port;
+    // In the scratch and not in registers: the verifier would walk through all that follows for each of their values.
+    scratch.choice.write(Choice {
+        frontend: id,
+        backend: 0,
+        first: 0,
+        client_port,
+        now: now(),
+        attempt: Attempt::Taken,
+        refusal: Outcome::NoBackend,
+    });
+    for attempt in 0..SLOT_ATTEMPTS {
+        let Some(id) = SLOTS.get(offset + hash::slot(hash, attempt, size)) else { continue };
         let Some(backend) = F::backends().get(*id) else { continue };
         if backend.state != BackendState::Active {
             continue;
         }
+        // SAFETY: just written.
+        let choice = unsafe { scratch.choice.assume_init_mut() };
         if reach == Reach::Local && backend.place != BackendPlace::Local {
-            refusal = Outcome::NotLocal;
+            choice.refusal = Outcome::NotLocal;
             continue;
         }
-        let flow = opened(packet, &frontend, *id, backend, now);
-        let reply = key.answer_from(flow.address, flow.port);
-        if !reserve::<F>(&reply, key, &flow) {
-            refusal = Outcome::NoFreeReply;
-            continue;
+        choice.backend = *id;
+        if choice.first == 0 {
+            choice.first = *id;
         }
-        if F::flows().insert(key, flow, 0).is_err() {
-            let _ = F::flows().remove(&reply);
-            return Err(Outcome::FlowsFull);
+        match try_establish::<F>(scratch) {
+            Attempt::Done => return opened::<F>(scratch, bytes),
+            Attempt::Full => return Outcome::FlowsFull,
+            Attempt::PortMustStay => return Outcome::PortMustStay,
+            Attempt::Taken => {}
         }
-        count(&flow, bytes, 1);
-        let adopted = key.protocol == Protocol::Tcp && !packet.flags.opens();
-        let outcome = if adopted { Outcome::Adopted } else { Outcome::Opened };
-        return Ok((outcome, Translation { address: flow.address, port: flow.port }));
+        // With affinity the backend is what matters, not the port.
+        if affinity == Affinity::ClientIp {
+            break;
+        }
     }
-    Err(refusal)
+    // SAFETY: just written.
+    let choice = unsafe { scratch.choice.assume_init_mut() };
+    if choice.first == 0 {
+        return choice.refusal;
+    }
+    // SCTP's checksum covers the port and cannot be corrected.
+    if protocol == Protocol::Sctp {
+        return Outcome::NoFreeReply;
+    }
+    choice.backend = choice.first;
+    for attempt in 0..PORT_ATTEMPTS {
+        // SAFETY: as above.
+        unsafe { scratch.choice.assume_init_mut() }.client_port = hash::port(spread, attempt);
+        match try_establish::<F>(scratch) {
+            Attempt::Done => return opened::<F>(scratch, bytes),
+            Attempt::Taken => {}
+            Attempt::Full | Attempt::PortMustStay => return Outcome::FlowsFull,
+        }
+    }
+    Outcome::NoFreeReply
+}
+
+/// Tries to make a flow of what is in `scratch`.
+#[inline(always)]
+fn try_establish<F: Family>(scratch: &mut Scratch<F::Address>) -> Attempt {
+    note_attempt::<F>(scratch);
+    // SAFETY: written by the caller.
+    unsafe { scratch.choice.assume_init_ref() }.attempt
+}
+
+/// The result goes through the scratch for the same reason as the choice.
+#[inline(never)]
+fn note_attempt<F: Family>(scratch: &mut Scratch<F::Address>) {
+    let attempt = establish::<F>(scratch);
+    // SAFETY: written by the caller.
+    unsafe { scratch.choice.assume_init_mut() }.attempt = attempt;
+}
+
+/// Makes the two entries of a flow: the reply's first, the one that makes the flow usable last; both or neither.
+#[inline(always)]
+fn establish<F: Family>(scratch: &mut Scratch<F::Address>) -> Attempt {
+    // SAFETY: written by the caller.
+    let (packet, choice) = unsafe { (scratch.packet.assume_init_ref(), scratch.choice.assume_init_ref()) };
+    let key = &packet.key;
+    let Some(backend) = F::backends().get(choice.backend) else { return Attempt::Full };
+    if key.protocol == Protocol::Sctp && backend.port != key.destination_port {
+        return Attempt::PortMustStay;
+    }
+    let flow = scratch.flow.write(made(packet, choice, backend));
+    let to = scratch.to.write(key.translated(flow));
+    let reply = scratch.reply.write(to.reversed());
+    let answer = scratch.answer.write(flow.opposite(key));
+    if F::flows().insert(&*reply, &*answer, BPF_NOEXIST.into()).is_err() {
+        // SAFETY: entries are not freed while the program runs.
+        let Some(other) = (unsafe { F::flows().get(&*reply) }) else { return Attempt::Full };
+        // Ours is left from a lost entry, or was just made by another CPU.
+        let ours = is_partner(reply, other, key);
+        if !ours && !is_over::<F>(reply, other, choice.now) {
+            return Attempt::Taken;
+        }
+        if F::flows().insert(&*reply, &*answer, 0).is_err() {
+            return Attempt::Full;
+        }
+    }
+    if F::flows().insert(key, &*flow, BPF_NOEXIST.into()).is_ok() {
+        return Attempt::Done;
+    }
+    // SAFETY: as above.
+    let Some(winner) = (unsafe { F::flows().get(key) }) else {
+        let _ = F::flows().remove(&*reply);
+        return Attempt::Full;
+    };
+    // Another CPU was first: its choice stands.
+    *to = key.translated(winner);
+    if to.reversed() != *reply {
+        let _ = F::flows().remove(&*reply);
+    }
+    Attempt::Done
+}
+
+/// Whether nobody waits for what the reply entry under `key` translates.
+#[inline(always)]
+fn is_over<F: Family>(key: &FlowKey<F::Address>, flow: &Flow<F::Address>, now: u32) -> bool {
+    if flow.state == TcpState::Closing || is_expired(flow, key.protocol, now) {
+        return true;
+    }
+    let partner = key.partner(flow);
+    // SAFETY: entries are not freed while the program runs.
+    match unsafe { F::flows().get(&partner) } {
+        Some(other) => !is_partner(&partner, other, key),
+        // One that another CPU is just making has its other entry in a moment.
+        None => !is_fresh(flow, now),
+    }
 }
 
 #[inline(always)]
-fn opened<A: Copy>(
-    packet: &Packet<A>,
-    frontend: &Frontend,
-    id: u32,
-    backend: &Backend<A>,
-    now: u32,
-) -> Flow<A> {
-    let is_tcp = packet.key.protocol == Protocol::Tcp;
-    let state = if is_tcp { TcpState::Opening.after(packet.flags) } else { TcpState::None };
+fn made<A: Ip>(packet: &Packet<A>, choice: &Choice, backend: &Backend<A>) -> Flow<A> {
+    let state = match packet.key.protocol {
+        Protocol::Tcp if packet.flags.opens() => TcpState::Opening,
+        Protocol::Tcp if packet.flags.ends() => TcpState::Closing,
+        Protocol::Tcp => TcpState::Established,
+        _ => TcpState::None,
+    };
+    let hairpin = backend.address == packet.key.source;
     Flow {
         address: backend.address,
-        backend: id,
+        backend: choice.backend,
         generation: backend.generation,
-        frontend: frontend.id,
-        last_seen: now,
+        frontend: choice.frontend,
+        last_seen: choice.now,
         port: backend.port,
-        direction: Direction::Forward,
+        client_port: choice.client_port,
+        direction: if hairpin { Direction::HairpinForward } else { Direction::Forward },
         state,
+        reserved: 0,
     }
 }
 
-/// The entry of what comes back on `flow`, which was asked under `key`.
+/// Counts a flow that was just made, and tells of it.
 #[inline(always)]
-fn answering<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> Flow<A> {
-    Flow { address: key.destination, port: key.destination_port, direction: Direction::Reply, ..*flow }
-}
-
-/// Makes the entry of what comes back, unless another flow waits for an answer under the same key: two VIPs can share a
-/// backend, and a client its port.
-#[inline(always)]
-fn reserve<F: Family>(
-    reply: &FlowKey<F::Address>,
-    key: &FlowKey<F::Address>,
-    flow: &Flow<F::Address>,
-) -> bool {
-    let answer = answering(key, flow);
-    F::flows().insert(reply, answer, BPF_NOEXIST.into()).is_ok()
-        || ((answers::<F>(reply, key) || is_over::<F>(reply)) && F::flows().insert(reply, answer, 0).is_ok())
-}
-
-/// Whether nobody waits for what the entry under `reply` translates: its flow is closed or was evicted.
-#[inline(always)]
-fn is_over<F: Family>(reply: &FlowKey<F::Address>) -> bool {
+fn opened<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Outcome {
+    // SAFETY: written by the caller.
+    let packet = unsafe { scratch.packet.assume_init_ref() };
+    let adopted = packet.key.protocol == Protocol::Tcp && !packet.flags.opens();
+    let outcome = if adopted { Outcome::Adopted } else { Outcome::Opened };
     // SAFETY: entries are not freed while the program runs.
-    let Some(flow) = (unsafe { F::flows().get(reply) }) else { return true };
-    let asked = reply.asked_at(flow.address, flow.port);
-    // SAFETY: as above.
-    let Some(forward) = (unsafe { F::flows().get(&asked) }) else { return true };
-    forward.state == TcpState::Closing || (forward.address, forward.port) != (reply.source, reply.source_port)
+    let Some(flow) = (unsafe { F::flows().get(&packet.key) }) else { return outcome };
+    count::packet(flow, bytes, true);
+    if event::is_sampled() {
+        let about = About { backend: flow.backend, generation: flow.generation };
+        event::tell(EventKind::Opened, outcome, &packet.key, about);
+    }
+    passed(flow, outcome)
 }
 
-/// Whether the entry under `reply` answers `key`: left from a lost forward entry, or just made on another CPU.
-#[inline(always)]
-fn answers<F: Family>(reply: &FlowKey<F::Address>, key: &FlowKey<F::Address>) -> bool {
-    // SAFETY: entries are not freed while the program runs.
-    let Some(flow) = (unsafe { F::flows().get(reply) }) else { return false };
-    flow.direction == Direction::Reply && flow.address == key.destination && flow.port == key.destination_port
-}
-
-/// Finds the flow that a packet from a backend answers.
-#[inline(always)]
-pub fn reply<F: Family>(packet: &Packet<F::Address>, bytes: u32) -> Result<Translation<F::Address>, Outcome> {
+/// Finds the flow that the packet in `scratch`, from a backend, answers; the tuple to send on is in `to` afterwards,
+/// where there is one.
+#[inline(never)]
+pub fn reply<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Outcome {
+    // SAFETY: written by the caller.
+    let packet = unsafe { scratch.packet.assume_init_ref() };
     let key = &packet.key;
-    // SAFETY: entries are not freed while the program runs.
-    let flow = unsafe { F::flows().get(key) }.ok_or(Outcome::NoFlow)?;
+    let now = now();
+    let Some(entry) = F::flows().get_ptr_mut(key) else { return Outcome::NoFlow };
+    // SAFETY: as in `forward`.
+    let flow = unsafe { &mut *entry };
     if flow.direction != Direction::Reply {
-        return Err(Outcome::NoFlow);
+        return Outcome::NoFlow;
     }
-    if packet.flags.ends()
-        && let Some(forward) = F::flows().get_ptr_mut(&key.asked_at(flow.address, flow.port))
-    {
-        // SAFETY: as in `forward`.
-        unsafe { (*forward).state = TcpState::Closing };
+    // Where the flow was closed, a grant is to a client that asked the backend directly from the port that it had.
+    let to_another = flow.state == TcpState::Closing && packet.flags.grants();
+    if to_another || is_expired(flow, key.protocol, now) {
+        let _ = F::flows().remove(key);
+        return Outcome::NoFlow;
     }
-    count(flow, bytes, 0);
-    Ok(Translation { address: flow.address, port: flow.port })
+    if flow.state == TcpState::Opening && packet.flags.is_reset() {
+        let about = About { backend: flow.backend, generation: flow.generation };
+        event::tell(EventKind::BackendRefused, Outcome::Replied, &key.partner(flow), about);
+    }
+    follow::<F>(flow, packet, Side::Backend, now);
+    count::packet(flow, bytes, false);
+    scratch.to.write(key.translated(flow));
+    Outcome::Replied
 }
 
-#[inline(always)]
-fn count<A>(flow: &Flow<A>, bytes: u32, flows: u64) {
-    for counter in [FRONTEND_COUNTERS.get_ptr_mut(flow.frontend), BACKEND_COUNTERS.get_ptr_mut(flow.backend)]
-    {
-        if let Some(counter) = counter {
-            // SAFETY: this CPU's own element of a per-CPU array.
-            let counter: &mut Counter = unsafe { &mut *counter };
-            counter.packets += 1;
-            counter.bytes += u64::from(bytes);
-            counter.flows += flows;
-        }
+/// The translation of the flow under `key`, if it stands, in `to`: for what belongs to it without being of it.
+#[inline(never)]
+pub fn translation<F: Family>(
+    key: &FlowKey<F::Address>,
+    to: &mut MaybeUninit<FlowKey<F::Address>>,
+) -> Option<Direction> {
+    // SAFETY: entries are not freed while the program runs.
+    let flow = unsafe { F::flows().get(key) }?;
+    if is_expired(flow, key.protocol, now()) {
+        return None;
     }
+    to.write(key.translated(flow));
+    Some(flow.direction)
 }
 
-/// The monotonic clock, to a jiffy (kernel 5.11): all that `last_seen` needs.
+/// The monotonic clock, to a jiffy (kernel 5.11): all that flows need.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: a helper without arguments.
     maps::tick(unsafe { bpf_ktime_get_coarse_ns() })
 }

@@ -1,11 +1,19 @@
 //! Entry points: one match from outcome to verdict, and the count.
 
-mod edge;
+mod count;
+mod echo;
+mod error;
+mod event;
 mod flow;
-pub mod from_pod;
+mod fragment;
+mod hook;
 mod maps;
+mod refuse;
 pub mod reply;
+mod scratch;
+mod shortcut;
 mod skb;
+pub mod to_vip;
 mod words;
 mod xdp;
 
@@ -14,55 +22,60 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use federation_ebpf::outcome::{Outcome, Verdict};
+use federation_ebpf::{
+    frame::turn_back,
+    outcome::{Outcome, Verdict},
+};
+
+pub use flow::Reach;
+pub use skb::Skb;
+use xdp::XdpFrame;
 
 /// tc ingress of a pod's host-side interface: client pod to VIP.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    tc_verdict(from_pod::outcome(&ctx))
+    let skb = Skb(ctx.skb.skb);
+    tc_verdict(skb, to_vip::outcome(skb, Reach::Anywhere))
 }
 
 /// tc egress of a pod's host-side interface: backend to client pod.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    tc_verdict(reply::outcome(&ctx))
+    let skb = Skb(ctx.skb.skb);
+    tc_verdict(skb, reply::outcome(skb))
 }
 
 /// XDP on the uplink: off-node client to VIP.
 #[xdp]
 pub fn edge(ctx: XdpContext) -> u32 {
-    let outcome = edge::outcome(&ctx);
-    count(outcome);
+    let frame = XdpFrame(ctx.ctx);
+    let outcome = to_vip::outcome(frame, Reach::Local);
+    count::outcome(outcome);
     match outcome.verdict() {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Back => match turn_back(frame) {
+            Ok(()) => xdp_action::XDP_TX,
+            Err(_) => xdp_action::XDP_DROP,
+        },
     }
 }
 
 /// tc egress of the uplink: local backend to off-node client.
 #[classifier]
 pub fn to_wire(ctx: TcContext) -> i32 {
-    tc_verdict(reply::outcome(&ctx))
+    let skb = Skb(ctx.skb.skb);
+    tc_verdict(skb, reply::outcome(skb))
 }
 
 #[inline(always)]
-pub fn tc_verdict(outcome: Outcome) -> i32 {
-    count(outcome);
+pub fn tc_verdict(skb: Skb, outcome: Outcome) -> i32 {
+    count::outcome(outcome);
     match outcome.verdict() {
         // Lets other programs on the hook have their turn: TCX_NEXT under tcx, "no verdict" under clsact.
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT as i32,
-    }
-}
-
-#[inline(always)]
-fn count(outcome: Outcome) {
-    if outcome == Outcome::NotOurs {
-        return;
-    }
-    if let Some(count) = maps::OUTCOMES.get_ptr_mut(outcome as u32) {
-        // SAFETY: this CPU's own element of a per-CPU array.
-        unsafe { *count += 1 };
+        Verdict::Back => skb::back(skb),
     }
 }
 

@@ -2,104 +2,127 @@
 //!
 //! Not written in place: the kernel would then unclone every packet before the program starts, everyone's, and a pod's
 //! TCP data is always cloned (kernel: `bpf_unclone_prologue`). The helpers also know about partial checksums and GSO.
+//! Nor is more pulled into the linear part than is there: a TCP segment's payload is not, and pulling would copy it.
 
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    programs::TcContext,
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
+    },
 };
 use federation_ebpf::{
+    bucket::Limit,
     checksum::Difference,
-    maps::Protocol,
+    frame::{Covered, Frame, turn_back},
     outcome::Outcome,
-    packet::{Frame, HEADERS, NETWORK, Packet, Plain},
+    packet::{Bytes, Plain},
 };
 
-use super::{flow::Translation, words};
+use super::{
+    hook::Hook,
+    words::{self, Words},
+};
 
-pub struct Skb<'a>(&'a TcContext);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Skb(pub *mut __sk_buff);
 
-impl Frame for Skb<'_> {
+impl Bytes for Skb {
     #[inline(always)]
-    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
-        let start = self.0.data() + offset;
-        if start + size_of::<T>() > self.0.data_end() {
+    fn read<T: Plain>(&self, at: usize) -> Option<T> {
+        // SAFETY: the context that the kernel gave the program.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let start = data + at;
+        if start + size_of::<T>() > end {
             return None;
         }
         // SAFETY: the whole of T lies within the packet, as just checked.
         Some(unsafe { words::read(start as *const T) })
     }
-}
 
-impl<'a> Skb<'a> {
-    /// Sees to it that the headers can be read: a driver may have left them outside the linear part.
     #[inline(always)]
-    pub fn new(ctx: &'a TcContext) -> Self {
-        let linear = ctx.data_end() - ctx.data();
-        if linear < HEADERS && linear < ctx.len() as usize {
-            // Without memory for it the packet ends where its linear part does, which reads as malformed.
-            let _ = ctx.pull_data((HEADERS as u32).min(ctx.len()));
+    fn load<T: Plain>(&self, at: usize) -> Option<T> {
+        let mut value = Words(MaybeUninit::<T>::uninit());
+        // SAFETY: the helper writes the whole of T or fails, and any bytes make a plain value.
+        unsafe {
+            let to = value.0.as_mut_ptr().cast();
+            let failed = bpf_skb_load_bytes(self.0.cast(), at as u32, to, size_of::<T>() as u32) != 0;
+            if failed { None } else { Some(value.0.assume_init()) }
         }
-        Self(ctx)
     }
 
     #[inline(always)]
-    pub fn len(&self) -> u32 {
-        self.0.len()
+    fn length(&self) -> usize {
+        // SAFETY: the context that the kernel gave the program.
+        unsafe { (*self.0).len as usize }
     }
 }
 
-/// Which end of the packet is translated.
-#[derive(Clone, Copy, PartialEq)]
-pub enum End {
-    Source,
-    Destination,
+impl Hook for Skb {
+    /// Pods of this node are told, each through its own interface.
+    const REFUSALS: Limit = Limit::per_second(10_000);
 }
 
-/// Offset of the checksum in the IPv4 header; source and destination follow it at once.
-const CHECKSUM: usize = NETWORK + 10;
-
-/// Puts another address and port at one end, and all checksums right.
-#[inline(always)]
-pub fn rewrite(
-    skb: &Skb<'_>,
-    packet: &Packet<[u8; 4]>,
-    end: End,
-    to: &Translation<[u8; 4]>,
-) -> Result<(), Outcome> {
-    let key = &packet.key;
-    let (old, old_port, port_at) = match end {
-        End::Source => (key.source, key.source_port, packet.transport),
-        End::Destination => (key.destination, key.destination_port, packet.transport + 2),
-    };
-    let (source, destination) = match end {
-        End::Source => (to.address, key.destination),
-        End::Destination => (key.source, to.address),
-    };
-    let address = Difference::default().address(old, to.address);
-    let [a, b] = address.apply(packet.checksum).to_be_bytes();
-    let [c, d, e, f] = source;
-    let [g, h, i, j] = destination;
-    store(skb, CHECKSUM, &[a, b, c, d, e, f, g, h, i, j])?;
-    // A UDP checksum of 0 means that there is none, and stays.
-    let flags = if key.protocol == Protocol::Udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-    let checksum = packet.transport_checksum();
-    // The address is part of the pseudo-header, which a partial checksum already holds; the port is not.
-    replace(skb, checksum, address, flags | u64::from(BPF_F_PSEUDO_HDR))?;
-    if old_port != to.port {
-        replace(skb, checksum, Difference::default().word(old_port, to.port), flags)?;
-        store(skb, port_at, &to.port.to_be_bytes())?;
+impl Frame for Skb {
+    #[inline(always)]
+    fn store<T: Plain>(self, at: usize, value: &T) -> Result<(), Outcome> {
+        // SAFETY: a whole T is read.
+        done(unsafe {
+            bpf_skb_store_bytes(
+                self.0.cast(),
+                at as u32,
+                (&raw const *value).cast(),
+                size_of::<T>() as u32,
+                0,
+            )
+        })
     }
-    Ok(())
+
+    #[inline(always)]
+    fn correct(
+        self,
+        at: usize,
+        change: Difference,
+        covered: Covered,
+        zero_is_none: bool,
+    ) -> Result<(), Outcome> {
+        let mut flags = 0;
+        if covered == Covered::Addresses {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        if zero_is_none {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // SAFETY: the helper checks the offset.
+        done(unsafe { bpf_l4_csum_replace(self.0.cast(), at as u32, 0, change.for_helper(), flags) })
+    }
+
+    #[inline(always)]
+    fn reshape(self, length: usize, front: usize) -> Result<(), Outcome> {
+        // SAFETY: the helper checks the length.
+        done(unsafe { bpf_skb_change_tail(self.0.cast(), length as u32, 0) })?;
+        if front > 0 {
+            // SAFETY: as above.
+            done(unsafe { bpf_skb_change_head(self.0.cast(), front as u32, 0) })?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends the packet out where it came in.
+#[inline(always)]
+pub fn back(skb: Skb) -> i32 {
+    if turn_back(skb).is_err() {
+        return TC_ACT_SHOT as i32;
+    }
+    // SAFETY: the context that the kernel gave the program; a helper with scalar arguments.
+    unsafe { bpf_redirect((*skb.0).ifindex, 0) as i32 }
 }
 
 #[inline(always)]
-fn store<T>(skb: &Skb<'_>, offset: usize, value: &T) -> Result<(), Outcome> {
-    skb.0.store(offset, value, 0).map_err(|_| Outcome::NotWritable)
-}
-
-#[inline(always)]
-fn replace(skb: &Skb<'_>, offset: usize, difference: Difference, flags: u64) -> Result<(), Outcome> {
-    skb.0.l4_csum_replace(offset, 0, difference.for_helper(), flags).map_err(|_| Outcome::NotWritable)
+fn done(code: i64) -> Result<(), Outcome> {
+    if code == 0 { Ok(()) } else { Err(Outcome::NotWritable) }
 }

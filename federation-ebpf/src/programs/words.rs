@@ -7,25 +7,21 @@ use core::mem::{MaybeUninit, size_of};
 
 use federation_ebpf::packet::Plain;
 
+/// A value aligned to words, whatever its type is aligned to, so that its parts are read from the stack by words too.
+#[repr(align(8))]
+pub struct Words<T>(pub T);
+
 /// # Safety
 /// All of `T` lies within the packet. It need not be aligned: where the CPU minds that, so does the verifier, which then
 /// refuses the program (kernel: `NET_IP_ALIGN`).
 #[inline(always)]
 pub unsafe fn read<T: Plain>(from: *const T) -> T {
-    let mut value = MaybeUninit::<T>::uninit();
+    let mut value = Words(MaybeUninit::<T>::uninit());
     // SAFETY: as many bytes are read as `T` has, which the caller answers for, and any bytes make a plain value.
     unsafe {
-        copy(from.cast(), value.as_mut_ptr().cast(), size_of::<T>());
-        value.assume_init()
+        copy(from.cast(), value.0.as_mut_ptr().cast(), size_of::<T>());
+        value.0.assume_init()
     }
-}
-
-/// # Safety
-/// As for [`read`].
-#[inline(always)]
-pub unsafe fn write<T: Plain>(to: *mut T, value: T) {
-    // SAFETY: as many bytes are written as `T` has, which the caller answers for.
-    unsafe { copy((&raw const value).cast(), to.cast(), size_of::<T>()) };
 }
 
 /// `length` is known where this is inlined, so that nothing of the loops is left.

@@ -1,70 +1,98 @@
-//! Packets at XDP: read and written in place, checksums updated by our own arithmetic.
+//! Packets at XDP: read in place, written through helpers, checksums updated by our own arithmetic.
 //!
 //! A sender on the same machine may have left a partial checksum, which XDP cannot know; such senders must compute
 //! theirs (`ethtool -K … tx off`). Frames from a real wire are complete.
 
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_xdp_store_bytes,
+    },
+};
 use federation_ebpf::{
+    bucket::Limit,
     checksum::Difference,
-    maps::Protocol,
+    frame::{Covered, Frame},
     outcome::Outcome,
-    packet::{Frame, NETWORK, Packet, Plain},
+    packet::{Bytes, Plain},
 };
 
-use super::{flow::Translation, words};
+use super::{
+    hook::Hook,
+    words::{self, Words},
+};
 
-pub struct XdpFrame<'a>(pub &'a XdpContext);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct XdpFrame(pub *mut xdp_md);
 
-impl Frame for XdpFrame<'_> {
+impl Bytes for XdpFrame {
     #[inline(always)]
-    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
-        // SAFETY: the whole of T lies within the packet.
-        Some(unsafe { words::read(self.at::<T>(offset)?) })
+    fn read<T: Plain>(&self, at: usize) -> Option<T> {
+        // SAFETY: the context that the kernel gave the program.
+        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let start = data + at;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        // SAFETY: the whole of T lies within the packet, as just checked.
+        Some(unsafe { words::read(start as *const T) })
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, at: usize) -> Option<T> {
+        let mut value = Words(MaybeUninit::<T>::uninit());
+        // SAFETY: the helper writes the whole of T or fails, and any bytes make a plain value.
+        unsafe {
+            let to = value.0.as_mut_ptr().cast();
+            let failed = bpf_xdp_load_bytes(self.0, at as u32, to, size_of::<T>() as u32) != 0;
+            if failed { None } else { Some(value.0.assume_init()) }
+        }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the context that the kernel gave the program.
+        unsafe { (*self.0).data_end as usize - (*self.0).data as usize }
     }
 }
 
-impl XdpFrame<'_> {
+impl Hook for XdpFrame {
+    /// Strangers are told, who may have forged where their packets come from.
+    const REFUSALS: Limit = Limit::per_second(1000);
+}
+
+impl Frame for XdpFrame {
     #[inline(always)]
-    pub fn len(&self) -> u32 {
-        (self.0.data_end() - self.0.data()) as u32
+    fn store<T: Plain>(self, at: usize, value: &T) -> Result<(), Outcome> {
+        // The helper's parameter is not const, but it only reads.
+        let from = (&raw const *value).cast_mut().cast();
+        // SAFETY: a whole T is read.
+        done(unsafe { bpf_xdp_store_bytes(self.0, at as u32, from, size_of::<T>() as u32) })
     }
 
     #[inline(always)]
-    fn write<T: Plain>(&self, offset: usize, value: T) -> Result<(), Outcome> {
-        let place = self.at::<T>(offset).ok_or(Outcome::NotWritable)?;
-        // SAFETY: the whole of T lies within the packet, which is this program's alone.
-        unsafe { words::write(place, value) };
-        Ok(())
+    fn correct(self, at: usize, change: Difference, _: Covered, zero_is_none: bool) -> Result<(), Outcome> {
+        let old = u16::from_be(self.load(at).ok_or(Outcome::NotWritable)?);
+        let new = if zero_is_none { change.apply_udp(old) } else { change.apply(old) };
+        self.store(at, &new.to_be())
     }
 
-    /// The place of a whole `T` within the packet.
     #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.0.data() + offset;
-        (start + size_of::<T>() <= self.0.data_end()).then_some(start as *mut T)
+    fn reshape(self, length: usize, front: usize) -> Result<(), Outcome> {
+        // SAFETY: the helpers check the lengths.
+        unsafe {
+            let tail = length as i32 - bpf_xdp_get_buff_len(self.0) as i32;
+            done(bpf_xdp_adjust_tail(self.0, tail))?;
+            done(bpf_xdp_adjust_head(self.0, -(front as i32)))
+        }
     }
 }
 
-const CHECKSUM: usize = NETWORK + 10;
-const DESTINATION: usize = NETWORK + 16;
-
-/// Puts another destination address and port, and both checksums right.
 #[inline(always)]
-pub fn rewrite_destination(
-    frame: &XdpFrame<'_>,
-    packet: &Packet<[u8; 4]>,
-    to: &Translation<[u8; 4]>,
-) -> Result<(), Outcome> {
-    let key = &packet.key;
-    let address = Difference::default().address(key.destination, to.address);
-    let both = address.word(key.destination_port, to.port);
-    let checksum_at = packet.transport_checksum();
-    let old = u16::from_be_bytes(frame.read(checksum_at).ok_or(Outcome::Malformed)?);
-    let checksum = if key.protocol == Protocol::Udp { both.apply_udp(old) } else { both.apply(old) };
-    frame.write(checksum_at, checksum.to_be_bytes())?;
-    frame.write(packet.transport + 2, to.port.to_be_bytes())?;
-    frame.write(CHECKSUM, address.apply(packet.checksum).to_be_bytes())?;
-    frame.write(DESTINATION, to.address)
+fn done(code: i64) -> Result<(), Outcome> {
+    if code == 0 { Ok(()) } else { Err(Outcome::NotWritable) }
 }
