@@ -324,25 +324,25 @@ pub struct Range<A> {
 mod user {
     use aya::Pod;
 
-    use super::{Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, Range};
+    use super::{Address, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, Range};
 
     // SAFETY: repr(C) without padding, of addresses, numbers and enums; the enums' bytes are written by programs and
     // agents of the same schema alone.
-    unsafe impl<A: Copy + 'static> Pod for FrontendKey<A> {}
+    unsafe impl<A: Address> Pod for FrontendKey<A> {}
     // SAFETY: see above.
     unsafe impl Pod for Frontend {}
     // SAFETY: see above.
-    unsafe impl<A: Copy + 'static> Pod for Backend<A> {}
+    unsafe impl<A: Address> Pod for Backend<A> {}
     // SAFETY: see above.
-    unsafe impl<A: Copy + 'static> Pod for FlowKey<A> {}
+    unsafe impl<A: Address> Pod for FlowKey<A> {}
     // SAFETY: see above.
-    unsafe impl<A: Copy + 'static> Pod for Flow<A> {}
+    unsafe impl<A: Address> Pod for Flow<A> {}
     // SAFETY: see above.
-    unsafe impl<A: Copy + 'static> Pod for FragmentKey<A> {}
+    unsafe impl<A: Address> Pod for FragmentKey<A> {}
     // SAFETY: see above.
     unsafe impl Pod for Ports {}
     // SAFETY: see above.
     unsafe impl Pod for Counter {}
     // SAFETY: see above.
-    unsafe impl<A: Copy + 'static> Pod for Range<A> {}
+    unsafe impl<A: Address> Pod for Range<A> {}
 }

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The oldest kernel that the agent can attach to: tcx came with it.
-const OLDEST_KERNEL: (u32, u32) = (6, 6);
+/// The oldest kernel that the agent's programs can be loaded into: Debian 12's own.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The root of the workspace.
@@ -73,8 +73,8 @@ fn check_release(release: &str) -> Result<()> {
     let (oldest_major, oldest_minor) = OLDEST_KERNEL;
     ensure!(
         (major, minor) >= OLDEST_KERNEL,
-        "the kernel is {release}, but attaching programs with tcx takes {oldest_major}.{oldest_minor} or later: \
-         on Debian 12, install linux-image-amd64 from bookworm-backports and reboot"
+        "the kernel is {release}, but the eBPF programs take {oldest_major}.{oldest_minor} or later: \
+         on Debian 11, upgrade to Debian 12 or install linux-image-amd64 from bullseye-backports, and reboot"
     );
     Ok(())
 }
@@ -91,12 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_before_tcx_are_refused_with_what_to_do() {
+    fn kernels_that_are_too_old_are_refused_with_what_to_do() {
         for (release, accepted) in [
-            ("6.1.0-18-amd64", false),
+            ("5.10.0-28-amd64", false),
             ("5.15.167", false),
-            ("6.5.13", false),
-            ("6.6", true),
+            ("6.0.19", false),
+            ("6.1", true),
+            ("6.1.0-18-amd64", true),
             ("6.12.9+bpo-amd64", true),
             ("7.0.0-rc1", true),
             ("", false),
@@ -104,9 +105,9 @@ mod tests {
         ] {
             assert_eq!(check_release(release).is_ok(), accepted, "{release:?}");
         }
-        let refusal = check_release("6.1.0-18-amd64").expect_err("it is too old").to_string();
+        let refusal = check_release("5.10.0-28-amd64").expect_err("it is too old").to_string();
         assert!(
-            refusal.contains("6.1.0-18-amd64") && refusal.contains("6.6") && refusal.contains("backports")
+            refusal.contains("5.10.0-28-amd64") && refusal.contains("6.1") && refusal.contains("backports")
         );
     }
 }

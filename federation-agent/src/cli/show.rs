@@ -87,7 +87,8 @@ fn links(links: &[LinkPin]) -> Table {
 fn fills(fills: &[Fill]) -> Table {
     let mut table = Table::new(["MAP", "USED", "ROOM"]);
     for fill in fills {
-        table.row([fill.map.to_owned(), fill.used.to_string(), fill.room.to_string()]);
+        let used = fill.used.map_or_else(|| "-".to_owned(), |used| used.to_string());
+        table.row([fill.map.to_owned(), used, fill.room.to_string()]);
     }
     table
 }
@@ -118,7 +119,11 @@ fn frontends(frontends: &[Frontend], backends: &[Backend]) -> Table {
             frontend.counter.packets.to_string(),
             frontend.counter.bytes.to_string(),
             frontend.counter.flows.to_string(),
-            if shares.is_empty() { "(none)".to_owned() } else { shares.join(", ") },
+            match frontend.protocol {
+                Protocol::Icmp => "-".to_owned(),
+                _ if shares.is_empty() => "(none)".to_owned(),
+                _ => shares.join(", "),
+            },
         ]);
     }
     table
@@ -163,7 +168,7 @@ fn backend_table(backends: &[Backend]) -> Table {
 }
 
 fn flow_table(flows: &[Flow]) -> Table {
-    let mut table = Table::new(["PROTOCOL", "CLIENT", "VIP", "BACKEND", "STATE", "IDLE"]);
+    let mut table = Table::new(["PROTOCOL", "CLIENT", "VIP", "BACKEND", "STATE", "IDLE", "NOTES"]);
     for flow in flows {
         table.row([
             protocol(flow.protocol).to_owned(),
@@ -178,15 +183,33 @@ fn flow_table(flows: &[Flow]) -> Table {
             }
             .to_owned(),
             idle(flow.idle),
+            notes(flow),
         ]);
     }
     table
+}
+
+/// What is not so with most connections.
+fn notes(flow: &Flow) -> String {
+    let mut notes = Vec::new();
+    if flow.hairpin {
+        notes.push("to itself".to_owned());
+    }
+    if flow.client_port != flow.client.port() {
+        notes.push(format!("client's port becomes {}", flow.client_port));
+    }
+    if !flow.answerable {
+        notes.push("no entry for answers".to_owned());
+    }
+    notes.join(", ")
 }
 
 fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+        Protocol::Icmp => "ICMP",
         Protocol::None => "none",
     }
 }
@@ -236,6 +259,24 @@ mod tests {
         assert!(lines[1].starts_with("198.18.0.1:80  TCP"), "{table}");
         assert!(lines[1].ends_with("10.8.2.2:8080 60%, 10.8.3.2:8080 20%, #9 20%"), "{table}");
         assert!(lines[2].ends_with("(none)"), "{table}");
+    }
+
+    #[test]
+    fn a_connection_notes_what_is_unusual() {
+        let usual = Flow {
+            client: "[fd00:8::2]:40000".parse().unwrap(),
+            vip: "[fd98::7]:80".parse().unwrap(),
+            backend: "[fd00:9::2]:8080".parse().unwrap(),
+            client_port: 40000,
+            hairpin: false,
+            protocol: Protocol::Tcp,
+            state: TcpState::Established,
+            idle: Duration::ZERO,
+            answerable: true,
+        };
+        assert_eq!(notes(&usual), "");
+        let unusual = Flow { client_port: 50000, hairpin: true, answerable: false, ..usual };
+        assert_eq!(notes(&unusual), "to itself, client's port becomes 50000, no entry for answers");
     }
 
     #[test]

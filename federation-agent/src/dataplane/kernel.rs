@@ -1,31 +1,31 @@
-//! The maps themselves, typed: written one `Write` at a time, read for adoption.
+//! The maps' writing side: carries out one `Write` at a time. What reads them is in `read`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{HashMap, Map, MapData, MapError},
 };
-use federation_ebpf::{
-    maps::{Backend, Flow, FlowKey, Frontend, FrontendKey, TICK_NANOSECONDS},
-    tcp::TcpState,
+use federation_ebpf::maps::{Frontend, FrontendKey};
+
+use super::{
+    batch,
+    family::{Family, V4, V6, backend_at, key_at},
+    tables::{BackendValue, FrontendName, Write},
 };
-
-use super::{now, tables::Write};
-
-type V4 = [u8; 4];
-
-/// A connection that was silent for longer than this holds its backend's id no more (RFC 5382, REQ-5: at least two
-/// hours and four minutes).
-const IDLE: Duration = Duration::from_mins(124);
 
 pub(super) struct Maps {
-    frontends: HashMap<MapData, FrontendKey<V4>, Frontend>,
-    slots: Array<MapData, u32>,
-    backends: Array<MapData, Backend<V4>>,
-    flows: HashMap<MapData, FlowKey<V4>, Flow<V4>>,
-    filter: Array<MapData, u64>,
+    v4: FamilyMaps,
+    v6: FamilyMaps,
+    slots: Map,
+    filter: Map,
+}
+
+/// Those that there is one of for each family.
+struct FamilyMaps {
+    frontends: Map,
+    backends: Map,
 }
 
 impl Maps {
@@ -33,73 +33,66 @@ impl Maps {
     /// The object lacks a map.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
-            frontends: take(ebpf, "FRONTENDS_V4")?.try_into()?,
-            slots: take(ebpf, "SLOTS")?.try_into()?,
-            backends: take(ebpf, "BACKENDS_V4")?.try_into()?,
-            flows: take(ebpf, "FLOWS_V4")?.try_into()?,
-            filter: take(ebpf, "RETURN_FILTER")?.try_into()?,
+            v4: FamilyMaps::take::<V4>(ebpf)?,
+            v6: FamilyMaps::take::<V6>(ebpf)?,
+            slots: take(ebpf, "SLOTS")?,
+            filter: take(ebpf, "RETURN_FILTER")?,
         })
     }
 
     pub(super) fn write(&mut self, write: &Write) -> Result<()> {
         match write {
-            Write::Backend { id, value } => self.backends.set(*id, *value, 0),
-            Write::Filter { word, bits } => self.filter.set(*word, *bits, 0),
-            Write::Slots { offset, ids } => {
-                (*offset..).zip(ids).try_for_each(|(slot, id)| self.slots.set(slot, *id, 0))
-            }
-            Write::Frontend { key, value } => self.frontends.insert(*key, *value, 0),
-            Write::RemoveFrontend { key } => match self.frontends.remove(key) {
-                Err(MapError::KeyNotFound) => Ok(()),
-                result => result,
+            Write::Backend { id, value } => match value.address {
+                IpAddr::V4(address) => self.v4.write_backend(*id, value, address.octets()),
+                IpAddr::V6(address) => self.v6.write_backend(*id, value, address.octets()),
+            },
+            Write::Filter { word, bits } => batch::write_array(data(&self.filter)?, *word, &[*bits]),
+            Write::Slots { offset, ids } => batch::write_array(data(&self.slots)?, *offset, ids),
+            Write::Frontend { key, value } => match key.address {
+                IpAddr::V4(address) => self.v4.write_frontend(key, value, address.octets()),
+                IpAddr::V6(address) => self.v6.write_frontend(key, value, address.octets()),
+            },
+            Write::RemoveFrontend { key } => match key.address {
+                IpAddr::V4(address) => self.v4.remove_frontend(key, address.octets()),
+                IpAddr::V6(address) => self.v6.remove_frontend(key, address.octets()),
             },
         }
-        .with_context(|| format!("write {write:?}"))
+        .with_context(|| format!("write {write}"))
+    }
+}
+
+impl FamilyMaps {
+    fn take<A: Family>(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self { frontends: take(ebpf, A::FRONTENDS)?, backends: take(ebpf, A::BACKENDS)? })
     }
 
-    /// Ids and values that were ever used.
-    pub(super) fn backends(&self) -> Result<Vec<(u32, Backend<V4>)>> {
-        let mut used = Vec::new();
-        for id in 1..self.backends.len() {
-            let backend = self.backends.get(&id, 0).context("read BACKENDS_V4")?;
-            // Ids are given out in order: the first that was never used ends them.
-            if backend.generation == 0 {
-                break;
-            }
-            used.push((id, backend));
+    fn write_backend<A: Family>(&self, id: u32, value: &BackendValue, address: A) -> Result<()> {
+        batch::write_array(data(&self.backends)?, id, &[backend_at(value, address)])
+    }
+
+    fn write_frontend<A: Family>(&mut self, key: &FrontendName, value: &Frontend, address: A) -> Result<()> {
+        Ok(self.frontends::<A>()?.insert(key_at(key, address), value, 0)?)
+    }
+
+    fn remove_frontend<A: Family>(&mut self, key: &FrontendName, address: A) -> Result<()> {
+        match self.frontends::<A>()?.remove(&key_at(key, address)) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => Ok(result?),
         }
-        Ok(used)
     }
 
-    pub(super) fn frontends(&self) -> Result<Vec<(FrontendKey<V4>, Frontend)>> {
-        self.frontends.iter().collect::<Result<_, _>>().context("read FRONTENDS_V4")
-    }
-
-    /// Words of the return filter with a bit set.
-    pub(super) fn filter(&self) -> Result<Vec<(u32, u64)>> {
-        let words: Vec<u64> = self.filter.iter().collect::<Result<_, _>>().context("read RETURN_FILTER")?;
-        Ok((0..).zip(words).filter(|(_, bits)| *bits != 0).collect())
-    }
-
-    /// Backends with flows that may still see packets.
-    pub(super) fn backends_in_use(&self) -> Result<BTreeSet<u32>> {
-        let now = now()?;
-        let live = |flow: &Flow<V4>| {
-            let silent =
-                now.saturating_sub(Duration::from_nanos(u64::from(flow.last_seen) * TICK_NANOSECONDS));
-            flow.state != TcpState::Closing && silent < IDLE
-        };
-        let mut in_use = BTreeSet::new();
-        for entry in &self.flows {
-            let (_, flow) = entry.context("read FLOWS_V4")?;
-            if live(&flow) {
-                in_use.insert(flow.backend);
-            }
-        }
-        Ok(in_use)
+    fn frontends<A: Family>(&mut self) -> Result<HashMap<&mut MapData, FrontendKey<A>, Frontend>> {
+        Ok(HashMap::try_from(&mut self.frontends)?)
     }
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
+}
+
+fn data(map: &Map) -> Result<&MapData> {
+    match map {
+        Map::Array(data) => Ok(data),
+        other => bail!("{other:?} is no array"),
+    }
 }

@@ -3,14 +3,23 @@
 //! Maps and links are pinned: they outlive the agent, and the next one adopts them with all ids and flows in them.
 
 mod attach;
+mod batch;
+mod events;
+mod family;
+mod flows;
 mod kernel;
 mod pins;
 mod prerequisites;
+mod program_log;
+mod read;
 mod slices;
+mod sweep;
 mod tables;
 pub mod view;
 
 use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,21 +27,37 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRunOptions, TestRunResult,
-    programs::{Program, SchedClassifier, TcAttachType, TestRun as _, Xdp},
+    programs::{Program, SchedClassifier, TestRun as _, Xdp},
 };
 use federation_ebpf::maps::Range;
-use ipnet::{IpNet, Ipv4Net};
-use nix::time::{ClockId, clock_gettime};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::{
+    sys::sysinfo::sysinfo,
+    time::{ClockId, clock_gettime},
+};
 use tracing::{info, warn};
 
-pub use attach::Mode;
+pub use attach::{Mode, TcAttach};
+pub use events::{BackendName, Event, Events};
 pub use pins::LinkPin;
 pub use prerequisites::check_kernel;
+pub use program_log::ProgramLog;
+pub use sweep::Sweep;
 
 use crate::plan::Plan;
+use attach::{Hook, TcMode};
+use family::{Family, V4, V6};
+use flows::Moment;
 use kernel::Maps;
 use pins::Pins;
 use tables::Tables;
+
+/// Whether a pod's interface was still there to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    Attached,
+    Gone,
+}
 
 /// Where maps and links are pinned unless told otherwise.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/federation";
@@ -44,8 +69,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fe
 pub struct Config {
     /// A folder on a BPF file system, one a node.
     pub bpf_dir: PathBuf,
-    /// Programs look at nothing else; IPv6 ranges have no programs yet.
+    /// At most one of each family. Programs look at nothing else.
     pub vip_ranges: Vec<IpNet>,
+    pub tc_attach: TcAttach,
     /// Of the federation: equal on every node, so that all make the same tables.
     pub seed: u64,
 }
@@ -54,6 +80,7 @@ pub struct Config {
 pub struct DataPlane {
     ebpf: Ebpf,
     pins: Pins,
+    tc: TcMode,
     maps: Maps,
     tables: Tables,
 }
@@ -83,10 +110,16 @@ impl DataPlane {
 
     fn load(config: &Config, pins: &Pins) -> Result<Self> {
         pins.create()?;
-        let range = v4_range(&config.vip_ranges)?;
+        pins.claim_netns()?;
+        let (v4, v6) = ranges(&config.vip_ranges)?;
+        let slots = match pins.room("SLOTS")? {
+            Some(room) => room,
+            None => slices::affordable(sysinfo().context("ask for the machine's memory")?.ram_total()),
+        };
         let paths: Vec<_> = Pins::map_names().map(|name| (name, pins.map(name))).collect();
         let mut loader = EbpfLoader::new();
-        loader.override_global("VIP_V4", &range, true);
+        loader.override_global("VIP_V4", &v4, true).override_global("VIP_V6", &v6, true);
+        loader.map_max_entries("SLOTS", slots);
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }
@@ -100,10 +133,10 @@ impl DataPlane {
             .map_err(|error| verifier_tail(name, &error.to_string()))?;
         }
         let maps = Maps::take(&mut ebpf)?;
-        let mut tables = Tables::new(config.seed);
-        tables.adopt(maps.backends()?, maps.frontends()?, maps.filter()?, now()?)?;
+        let mut tables = Tables::new(config.seed, slots);
+        tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, now()?)?;
         attach::forget_departed(pins)?;
-        Ok(Self { ebpf, pins: pins.clone(), maps, tables })
+        Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })
     }
 
     /// Serves off-node clients through this interface.
@@ -111,41 +144,68 @@ impl DataPlane {
     /// # Errors
     /// It does not exist, or the kernel refuses.
     pub fn attach_uplink(&mut self, interface: u32) -> Result<Mode> {
-        let mode = attach::xdp(&mut self.ebpf, &self.pins, "edge", interface)?;
-        attach::tc(&mut self.ebpf, &self.pins, "to_wire", TcAttachType::Egress, interface)?;
+        let mode = attach::xdp(&mut self.ebpf, &self.pins, interface)?;
+        attach::tc(&mut self.ebpf, &self.pins, Hook::ToWire, self.tc, interface)?;
         info!(interface, %mode, "attached to the uplink");
         Ok(mode)
     }
 
-    /// Serves the pod behind this interface.
+    /// Serves the pod behind this interface, if it is not gone before that is done.
     ///
     /// # Errors
-    /// It does not exist (any more), or the kernel refuses.
-    pub fn attach_pod(&mut self, interface: u32) -> Result<()> {
+    /// The kernel refuses.
+    pub fn attach_pod(&mut self, interface: u32) -> Result<Reached> {
         // Replies first: a translated request must not meet an untranslated answer.
-        attach::tc(&mut self.ebpf, &self.pins, "to_pod", TcAttachType::Egress, interface)?;
-        attach::tc(&mut self.ebpf, &self.pins, "from_pod", TcAttachType::Ingress, interface)
+        let attached = [Hook::ToPod, Hook::FromPod]
+            .into_iter()
+            .try_for_each(|hook| attach::tc(&mut self.ebpf, &self.pins, hook, self.tc, interface));
+        match attached {
+            Ok(()) => Ok(Reached::Attached),
+            Err(_) if !attach::exists(interface) => {
+                self.forget_interface(interface)?;
+                Ok(Reached::Gone)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// The interface is gone, and its links with it: removes their pins.
+    /// The interface is gone, or not to be served any more: removes what was attached there.
     ///
     /// # Errors
-    /// A pin cannot be removed.
+    /// A pin or a filter cannot be removed.
     pub fn forget_interface(&self, interface: u32) -> Result<()> {
         attach::forget(&self.pins, interface)
     }
 
-    /// Makes the maps say what `plan` says, without a moment in between at which a packet meets half of it.
+    /// Makes the maps say what `plan` says, without a moment in between at which a packet meets half of it. When
+    /// backends have died by it, their waiting clients are yet to be told: by the sweep.
     ///
     /// # Errors
     /// A map is too small, or refuses a write; what was written before stands.
-    pub fn apply(&mut self, plan: &Plan) -> Result<()> {
-        let maps = &self.maps;
-        let writes = self.tables.follow(plan, now()?, || maps.backends_in_use())?;
+    pub fn apply(&mut self, plan: &Plan) -> Result<Option<Sweep>> {
+        let (now, pins) = (now()?, &self.pins);
+        let writes = self.tables.follow(plan, now, || backends_in_use(pins, Moment::at(now)))?;
         for write in &writes {
             self.maps.write(write)?;
         }
-        Ok(())
+        Ok(Sweep::after(&writes, pins))
+    }
+
+    /// What the programs tell from now on. There is one reader.
+    ///
+    /// # Errors
+    /// There is no ring (any more), or this is no asynchronous runtime.
+    pub fn events(&mut self) -> Result<Events> {
+        let ring = self.ebpf.take_map("EVENTS").context("there is no map EVENTS to be taken")?;
+        Events::new(ring, &self.pins)
+    }
+
+    /// What the programs log, if they do.
+    ///
+    /// # Errors
+    /// This is no asynchronous runtime.
+    pub fn program_log(&mut self) -> Result<Option<ProgramLog>> {
+        ProgramLog::new(&mut self.ebpf)
     }
 
     /// Runs a program on a packet (an Ethernet frame) `repeat` times, in the kernel, on the maps as they are.
@@ -192,9 +252,11 @@ impl DataPlane {
 /// Removes all programs and maps of a node.
 ///
 /// # Errors
-/// A pin cannot be removed.
+/// A pin cannot be removed, or a program is attached by clsact in another network namespace than this thread's.
 pub fn detach_all(bpf_dir: &Path) -> Result<()> {
-    Pins::new(bpf_dir).remove()
+    let pins = Pins::new(bpf_dir);
+    attach::detach_filters(&pins)?;
+    pins.remove()
 }
 
 /// What is attached where.
@@ -205,15 +267,35 @@ pub fn links(bpf_dir: &Path) -> Result<Vec<LinkPin>> {
     Pins::new(bpf_dir).links()
 }
 
-/// Programs know one range; without any IPv4 range, one that no packet is in.
-fn v4_range(ranges: &[IpNet]) -> Result<Range<[u8; 4]>> {
-    let mut v4 = ranges.iter().filter_map(|range| match range {
-        IpNet::V4(range) => Some(range.trunc()),
-        IpNet::V6(_) => None,
-    });
-    let range = v4.next().unwrap_or(Ipv4Net::new_assert([255, 255, 255, 255].into(), 32));
-    ensure!(v4.next().is_none(), "more than one IPv4 range for VIPs was given");
-    Ok(Range { network: range.network().octets(), mask: range.netmask().octets() })
+/// Programs know one range of each family; without any, one that no packet is to.
+fn ranges(ranges: &[IpNet]) -> Result<(Range<V4>, Range<V6>)> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for range in ranges {
+        match range {
+            IpNet::V4(range) => v4.push(range.trunc()),
+            IpNet::V6(range) => v6.push(range.trunc()),
+        }
+    }
+    ensure!(v4.len() <= 1 && v6.len() <= 1, "more than one range for VIPs of one family was given");
+    let nobody =
+        (Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32), Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
+    let (v4, v6) = (v4.pop().unwrap_or(nobody.0), v6.pop().unwrap_or(nobody.1));
+    Ok((
+        Range { network: v4.network().octets(), mask: v4.netmask().octets() },
+        Range { network: v6.network().octets(), mask: v6.netmask().octets() },
+    ))
+}
+
+/// Backends of either family with flows that may still see packets.
+fn backends_in_use(pins: &Pins, now: Moment) -> Result<BTreeSet<u32>> {
+    let mut in_use = in_use_of::<V4>(pins, now)?;
+    in_use.extend(in_use_of::<V6>(pins, now)?);
+    Ok(in_use)
+}
+
+fn in_use_of<A: Family>(pins: &Pins, now: Moment) -> Result<BTreeSet<u32>> {
+    let flows = read::flows::<A>(pins)?;
+    Ok(flows::backends_in_use(flows.iter().map(|(key, flow)| (key.protocol, flow)), now))
 }
 
 /// The clock of flows' `last_seen`.
@@ -226,4 +308,22 @@ fn verifier_tail(program: &str, log: &str) -> anyhow::Error {
     let lines: Vec<_> = log.lines().collect();
     let tail = lines[lines.len().saturating_sub(20)..].join("\n");
     anyhow::anyhow!("the kernel refuses the program {program}: {tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use federation_ebpf::address::Address as _;
+
+    use super::*;
+
+    #[test]
+    fn a_family_without_a_range_has_one_that_nobody_sends_to() {
+        let (v4, v6) = ranges(&["198.18.7.7/16".parse().unwrap()]).unwrap();
+        assert!([198, 18, 0, 1].is_in(&v4) && ![198, 19, 0, 1].is_in(&v4));
+        assert!(!Ipv6Addr::LOCALHOST.octets().is_in(&v6));
+        let (v4, v6) = ranges(&["fd98::1/112".parse().unwrap()]).unwrap();
+        assert!(![198, 18, 0, 1].is_in(&v4));
+        assert!("fd98::ffff".parse::<Ipv6Addr>().unwrap().octets().is_in(&v6));
+        assert!(ranges(&["fd98::/112".parse().unwrap(), "fd99::/112".parse().unwrap()]).is_err());
+    }
 }

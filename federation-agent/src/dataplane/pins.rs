@@ -1,21 +1,34 @@
 //! Where maps and links live on the BPF file system, and whether what is found there may be used.
 //!
-//! `<bpf_dir>/v<schema>/maps/<NAME>` and `<bpf_dir>/v<schema>/links/<program>-<mode>-<interface index>`: the layout's
-//! number is in the path, so that an agent never meets another layout's maps.
+//! `<bpf_dir>/v<schema>/maps/<NAME>`, `<bpf_dir>/v<schema>/links/<program>-<mode>-<interface index>` and
+//! `<bpf_dir>/v<schema>/netns/<inode>`: the layout's number is in the path, so that an agent never meets another
+//! layout's maps.
+//!
+//! What is attached by clsact has no link that could be pinned: the program itself is, in the link's place. It marks
+//! that there is a filter, which only the interface's own network namespace can remove: hence the last folder, whose one
+//! (empty) folder has that namespace's number. A BPF file system holds no files to write it into.
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapInfo, MapType};
 use federation_ebpf::{
+    bucket::Bucket,
     filter,
-    maps::{self, Backend, Counter, Flow, FlowKey, Frontend, FrontendKey, SCHEMA},
+    maps::{self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA},
 };
 
-use super::attach::Mode;
+use super::{
+    attach::Mode,
+    family::{Family, V4, V6},
+};
+
+/// `BPF_F_NO_PREALLOC` of `linux/bpf.h`.
+const NO_PREALLOC: u32 = 1;
 
 /// The folders below one `--bpf-dir`.
 #[derive(Clone, Debug)]
@@ -38,24 +51,50 @@ struct Shape {
     key: usize,
     value: usize,
     entries: usize,
+    /// There may be more of them: the map is as large as the machine allowed when it was made.
+    grows: bool,
+    flags: u32,
 }
 
-type V4 = [u8; 4];
-
 /// Every map of the data plane.
-const SHAPES: [Shape; 8] = [
-    shape::<FrontendKey<V4>, Frontend>("FRONTENDS_V4", MapType::Hash, maps::FRONTENDS),
-    shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS),
-    shape::<u32, Backend<V4>>("BACKENDS_V4", MapType::Array, maps::BACKENDS),
-    shape::<FlowKey<V4>, Flow<V4>>("FLOWS_V4", MapType::LruHash, maps::FLOWS),
+const SHAPES: [Shape; 15] = [
+    frontends::<V4>(),
+    frontends::<V6>(),
+    Shape { grows: true, ..shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS) },
+    backends::<V4>(),
+    backends::<V6>(),
+    flows::<V4>(),
+    flows::<V6>(),
+    fragments::<V4>(),
+    fragments::<V6>(),
     shape::<u32, u64>("RETURN_FILTER", MapType::Array, filter::WORDS as usize),
     shape::<u32, Counter>("FRONTEND_COUNTERS", MapType::PerCpuArray, maps::FRONTENDS),
     shape::<u32, Counter>("BACKEND_COUNTERS", MapType::PerCpuArray, maps::BACKENDS),
     shape::<u32, u64>("OUTCOMES", MapType::PerCpuArray, maps::OUTCOMES),
+    shape::<u32, Bucket>("ALLOWANCE", MapType::PerCpuArray, 1),
+    // A ring has neither keys nor values; its entries are bytes.
+    shape::<(), ()>("EVENTS", MapType::RingBuf, maps::EVENTS),
 ];
 
 const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape {
-    Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
+    Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries, grows: false, flags: 0 }
+}
+
+const fn frontends<A: Family>() -> Shape {
+    let shape = shape::<FrontendKey<A>, Frontend>(A::FRONTENDS, MapType::Hash, maps::FRONTENDS);
+    Shape { flags: NO_PREALLOC, ..shape }
+}
+
+const fn backends<A: Family>() -> Shape {
+    shape::<u32, Backend<A>>(A::BACKENDS, MapType::Array, maps::BACKENDS)
+}
+
+const fn flows<A: Family>() -> Shape {
+    shape::<FlowKey<A>, Flow<A>>(A::FLOWS, MapType::LruHash, maps::FLOWS)
+}
+
+const fn fragments<A: Family>() -> Shape {
+    shape::<FragmentKey<A>, Ports>(A::FRAGMENTS, MapType::LruHash, maps::FRAGMENTS)
 }
 
 impl Pins {
@@ -111,27 +150,68 @@ impl Pins {
     /// # Errors
     /// Names the map that differs and how.
     pub(super) fn verify_maps(&self) -> Result<()> {
-        for Shape { name, kind, key, value, entries } in &SHAPES {
-            let path = self.map(name);
-            if !path.exists() {
-                continue;
-            }
-            let info = MapInfo::from_pin(&path).with_context(|| format!("look at {}", path.display()))?;
+        for Shape { name, kind, key, value, entries, grows, flags } in &SHAPES {
+            let Some(info) = self.map_info(name)? else { continue };
+            let size = info.max_entries() as usize;
             let found = (
                 info.map_type()?,
                 info.key_size() as usize,
                 info.value_size() as usize,
-                info.max_entries() as usize,
+                if *grows { size.min(*entries) } else { size },
+                info.map_flags(),
             );
-            let expected = (*kind, *key, *value, *entries);
+            let expected = (*kind, *key, *value, *entries, *flags);
             ensure!(
                 found == expected,
                 "{} is not the map that this agent expects (found {found:?}, expected {expected:?} as type, key size, \
-                 value size, entries): remove it with `federation-agent detach`",
-                path.display()
+                 value size, entries, flags): remove it with `federation-agent detach`",
+                self.map(name).display()
             );
         }
         Ok(())
+    }
+
+    /// How many entries the pinned map has room for; `None` where none is pinned.
+    pub(super) fn room(&self, map: &str) -> Result<Option<u32>> {
+        Ok(self.map_info(map)?.map(|info| info.max_entries()))
+    }
+
+    fn map_info(&self, name: &str) -> Result<Option<MapInfo>> {
+        let path = self.map(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        MapInfo::from_pin(&path).with_context(|| format!("look at {}", path.display())).map(Some)
+    }
+
+    /// Remembers that programs are attached in the network namespace of this process.
+    pub(super) fn claim_netns(&self) -> Result<()> {
+        let dir = self.netns_dir().join(own_netns()?.to_string());
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))
+    }
+
+    /// Filters can be removed in their own network namespace alone.
+    ///
+    /// # Errors
+    /// This process is in another.
+    pub(super) fn ensure_same_netns(&self) -> Result<()> {
+        let own = own_netns()?;
+        ensure!(
+            self.netns_dir().join(own.to_string()).exists(),
+            "programs are attached by clsact in another network namespace than this one ({own}): run this command \
+             where the agent ran, as with `nsenter --net`; if that namespace is gone, remove {} by hand",
+            self.root.display()
+        );
+        Ok(())
+    }
+
+    fn netns_dir(&self) -> PathBuf {
+        self.root.join("netns")
+    }
+
+    /// Where a pin is made before it takes another's place.
+    pub(super) fn staging(&self) -> PathBuf {
+        self.root.join("staged")
     }
 
     /// Removes every pin: programs detach and maps vanish with the last process that holds them.
@@ -143,6 +223,12 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
+
+/// The number that the kernel gave to the network namespace of this process.
+fn own_netns() -> Result<u64> {
+    const OWN: &str = "/proc/self/ns/net";
+    fs::metadata(OWN).map(|own| own.ino()).with_context(|| format!("look at {OWN}"))
 }
 
 impl LinkPin {
@@ -162,7 +248,7 @@ mod tests {
     fn link_pins_are_read_as_they_are_written() {
         let pin = LinkPin { program: "from_pod".to_owned(), mode: Mode::Tcx, interface: 17 };
         let path = Pins::new(Path::new("/sys/fs/bpf/federation")).link(&pin);
-        assert_eq!(path, Path::new("/sys/fs/bpf/federation/v1/links/from_pod-tcx-17"));
+        assert!(path.ends_with("links/from_pod-tcx-17"), "{}", path.display());
         assert_eq!(LinkPin::parse("from_pod-tcx-17"), Some(pin));
         for stranger in ["", "from_pod", "from_pod-tcx-x", "from_pod-other-1"] {
             assert_eq!(LinkPin::parse(stranger), None, "{stranger}");

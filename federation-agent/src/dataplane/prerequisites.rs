@@ -13,8 +13,9 @@ use nix::{
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The oldest kernel with tcx (commit e420bed02507, first released in 6.6).
-const OLDEST: (u32, u32) = (6, 6);
+/// Older ones lack helpers that the programs use, as those that read and write the bytes of an XDP packet (5.18). This one
+/// is Debian 12's own.
+const OLDEST: (u32, u32) = (6, 1);
 
 /// # Errors
 /// What is missing and what to do about it.
@@ -23,7 +24,7 @@ pub fn check_kernel(bpf_dir: &Path) -> Result<()> {
     let release = uname().context("ask for the kernel's release")?.release().to_string_lossy().into_owned();
     ensure!(
         version(&release) >= Some(OLDEST),
-        "the kernel is {release}, but attaching to tcx takes {}.{} or later: upgrade the kernel",
+        "the kernel is {release}, but the eBPF programs take {}.{} or later: upgrade the kernel",
         OLDEST.0,
         OLDEST.1
     );

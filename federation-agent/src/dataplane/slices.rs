@@ -3,6 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use federation_ebpf::maps;
+
+/// How many slots there shall be on a machine with this much memory, in bytes.
+///
+/// A slot takes four bytes, and every table has at least 100 slots a backend, so that 10 000 services of 10 endpoints
+/// need 10 million slots: 40 MB, which is little for the machines that such federations have, and much for a small one.
+/// The 256th part of the memory is 64 MB of 16 GB. A map keeps the size that it was made with.
+pub(super) fn affordable(memory: u64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "about two million")]
+    const LEAST: u32 = maps::SLOTS as u32;
+    const MOST: u32 = 1 << 26;
+    let slots = memory / 256 / size_of::<u32>() as u64;
+    u32::try_from(slots).unwrap_or(MOST).clamp(LEAST, MOST)
+}
 
 /// First fit over what is free. Sizes are few (primes near powers of two), so that holes fit again.
 #[derive(Debug, Default)]
@@ -72,6 +86,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn slots_follow_the_machines_memory_within_bounds() {
+        const GB: u64 = 1 << 30;
+        for (memory, slots) in [
+            (GB / 2, 1 << 21),
+            (2 * GB, 1 << 21),
+            (16 * GB, 1 << 24),
+            (64 * GB, 1 << 26),
+            (1024 * GB, 1 << 26),
+        ] {
+            assert_eq!(affordable(memory), slots, "{memory}");
+        }
+    }
 
     #[test]
     fn what_is_taken_cannot_be_claimed() {

@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    fmt,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -22,8 +23,8 @@ use crate::{
     plan::{self, Plan, maglev},
 };
 
-type BackendValue = Backend<[u8; 4]>;
-type FrontendName = FrontendKey<[u8; 4]>;
+pub(super) type BackendValue = Backend<IpAddr>;
+pub(super) type FrontendName = FrontendKey<IpAddr>;
 
 /// How long a slice of slots rests: packets that still read it have left long before.
 const SLICE_REST: Duration = Duration::from_secs(1);
@@ -31,11 +32,8 @@ const SLICE_REST: Duration = Duration::from_secs(1);
 /// How long a backend that no plan names rests before its id may name another.
 pub(super) const BACKEND_REST: Duration = Duration::from_mins(10);
 
-/// As the kernel numbers them.
-#[expect(clippy::cast_possible_truncation, reason = "about a million")]
-const SLOTS: u32 = maps::SLOTS as u32;
-
-/// One write to one map. Carried out in order, each leaves the maps fit for packets.
+/// One write to one map, of the family that the address in it is of. Carried out in order, each leaves the maps fit for
+/// packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Write {
     Backend { id: u32, value: BackendValue },
@@ -45,8 +43,24 @@ pub(super) enum Write {
     RemoveFrontend { key: FrontendName },
 }
 
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend { id, value } => write!(f, "backend {id} ({}, {:?})", value.address, value.state),
+            Self::Filter { word, .. } => write!(f, "word {word} of the return filter"),
+            Self::Slots { offset, ids } => write!(f, "{} slots from {offset} on", ids.len()),
+            Self::Frontend { key, .. } => write!(f, "the frontend {}", name(key)),
+            Self::RemoveFrontend { key } => write!(f, "the removal of the frontend {}", name(key)),
+        }
+    }
+}
+
+fn name(key: &FrontendName) -> String {
+    format!("{} {:?}", SocketAddr::new(key.address, key.port), key.protocol)
+}
+
 /// Identity of a backend: the data plane sends there.
-type Identity = (SocketAddrV4, model::Protocol);
+type Identity = (SocketAddr, model::Protocol);
 
 /// What the maps hold by now.
 #[derive(Debug, Default)]
@@ -55,10 +69,12 @@ pub(super) struct Tables {
     backends: BTreeMap<Identity, Entry>,
     /// Backends that no plan names, longest first, with the time they were left.
     resting: VecDeque<(Duration, Identity)>,
-    /// Ids that have rested; the next generation is in their values.
-    free_backends: Vec<Entry>,
+    /// Ids that have rested, for a tenant of either family.
+    free_backends: Vec<FreeId>,
     next_backend: u32,
     frontends: BTreeMap<plan::Frontend, Holding>,
+    /// The frontends of ICMP: one a VIP that has any other.
+    vips: BTreeMap<IpAddr, Frontend>,
     free_frontends: Vec<u32>,
     next_frontend: u32,
     slices: Slices,
@@ -73,6 +89,13 @@ struct Entry {
     value: BackendValue,
 }
 
+/// A backend's id without a tenant, and the generation of the next.
+#[derive(Debug)]
+struct FreeId {
+    id: u32,
+    generation: u32,
+}
+
 #[derive(Debug)]
 struct Holding {
     value: Frontend,
@@ -81,12 +104,12 @@ struct Holding {
 }
 
 impl Tables {
-    /// `seed` is the federation's: every node makes the same tables of the same set.
-    pub(super) fn new(seed: u64) -> Self {
-        Self { seed, next_backend: 1, slices: Slices::new(SLOTS), ..Self::default() }
+    /// `seed` is the federation's: every node makes the same tables of the same set. `slots` is the size of `SLOTS`.
+    pub(super) fn new(seed: u64, slots: u32) -> Self {
+        Self { seed, next_backend: 1, slices: Slices::new(slots), ..Self::default() }
     }
 
-    /// Takes over what the maps of an agent before this one hold.
+    /// Takes over what the maps of an agent before this one hold, both families' alike.
     pub(super) fn adopt(
         &mut self,
         backends: impl IntoIterator<Item = (u32, BackendValue)>,
@@ -94,32 +117,33 @@ impl Tables {
         filter: impl IntoIterator<Item = (u32, u64)>,
         now: Duration,
     ) -> Result<()> {
-        for (id, value) in backends {
-            let protocol = model_protocol(value.protocol)?;
-            let identity = (SocketAddrV4::new(value.address.into(), value.port), protocol);
+        for (id, value) in tenants(backends)? {
             self.next_backend = self.next_backend.max(id + 1);
             if value.state == BackendState::Unused {
-                self.free_backends.push(Entry { id, value });
+                self.free_backends.push(FreeId { id, generation: value.generation });
                 continue;
             }
+            let identity = (SocketAddr::new(value.address, value.port), model_protocol(value.protocol)?);
             self.resting.push_back((now, identity));
             self.backends.insert(identity, Entry { id, value });
         }
         for (key, value) in frontends {
+            self.next_frontend = self.next_frontend.max(value.id + 1);
+            if key.protocol == Protocol::Icmp {
+                self.vips.insert(key.address, value);
+                continue;
+            }
             if value.size > 0 {
                 self.slices
                     .claim(value.offset, value.size)
                     .context("adopt the tables of the agent before")?;
             }
-            self.next_frontend = self.next_frontend.max(value.id + 1);
-            let frontend = plan::Frontend {
-                vip: IpAddr::from(key.address),
-                protocol: model_protocol(key.protocol)?,
-                port: key.port,
-            };
+            let frontend =
+                plan::Frontend { vip: key.address, protocol: model_protocol(key.protocol)?, port: key.port };
             self.frontends.insert(frontend, Holding { value, made_of: None });
         }
-        let held: BTreeSet<u32> = self.frontends.values().map(|holding| holding.value.id).collect();
+        let ports = self.frontends.values().map(|holding| holding.value.id);
+        let held: BTreeSet<u32> = ports.chain(self.vips.values().map(|vip| vip.id)).collect();
         self.free_frontends = (0..self.next_frontend).filter(|id| !held.contains(id)).collect();
         self.filter.extend(filter);
         Ok(())
@@ -141,14 +165,17 @@ impl Tables {
         self.mark_dead(plan, &mut writes);
         self.reclaim_backends(plan, now, in_use, &mut writes)?;
         let named = self.admit_backends(plan, &mut writes)?;
+        let serving = vips(plan);
+        self.silence_vips(&serving, &mut writes);
         self.flip_frontends(plan, now, &mut writes)?;
+        self.announce_vips(&serving, &mut writes)?;
         self.retire_backends(plan, &named, now, &mut writes);
         Ok(writes)
     }
 
     /// First of all: from here on no program chooses them, whatever its table says.
     fn mark_dead(&mut self, plan: &Plan, writes: &mut Vec<Write>) {
-        for identity in plan.dead.iter().filter_map(identity) {
+        for identity in plan.dead.iter().map(identity) {
             if let Some(entry) = self.backends.get_mut(&identity) {
                 entry.set_state(BackendState::Dead, writes);
             }
@@ -163,7 +190,7 @@ impl Tables {
         in_use: impl FnOnce() -> Result<BTreeSet<u32>>,
         writes: &mut Vec<Write>,
     ) -> Result<()> {
-        let wanted: BTreeSet<Identity> = targets(plan).filter_map(|(backend, _)| identity(backend)).collect();
+        let wanted: BTreeSet<Identity> = targets(plan).map(|(backend, _)| identity(backend)).collect();
         let new = wanted.iter().filter(|identity| !self.backends.contains_key(identity)).count();
         if self.next_backend as usize + new <= maps::BACKENDS {
             return Ok(());
@@ -179,7 +206,7 @@ impl Tables {
             if let Some(mut entry) = self.backends.remove(&identity) {
                 entry.value.generation = entry.value.generation.wrapping_add(1);
                 entry.set_state(BackendState::Unused, writes);
-                self.free_backends.push(entry);
+                self.free_backends.push(FreeId { id: entry.id, generation: entry.value.generation });
             }
         }
         self.rebuild_filter(writes);
@@ -190,7 +217,7 @@ impl Tables {
     fn admit_backends(&mut self, plan: &Plan, writes: &mut Vec<Write>) -> Result<BTreeSet<Identity>> {
         let mut named = BTreeSet::new();
         for (backend, _) in targets(plan) {
-            let Some(identity) = identity(backend) else { continue };
+            let identity = identity(backend);
             if !named.insert(identity) {
                 continue;
             }
@@ -198,7 +225,7 @@ impl Tables {
             let place = if backend.local { BackendPlace::Local } else { BackendPlace::Remote };
             if !self.backends.contains_key(&identity) {
                 let entry = self.new_backend(identity)?;
-                self.set_filter(filter::bit(entry.value.address, entry.value.port), writes);
+                self.set_filter(bit(&entry.value), writes);
                 self.backends.insert(identity, entry);
             }
             let entry = self.backends.get_mut(&identity).expect("just made sure of");
@@ -214,7 +241,7 @@ impl Tables {
 
     fn new_backend(&mut self, (address, protocol): Identity) -> Result<Entry> {
         let (id, generation) = match self.free_backends.pop() {
-            Some(entry) => (entry.id, entry.value.generation),
+            Some(FreeId { id, generation }) => (id, generation),
             None => (self.next_backend, 1),
         };
         if id == self.next_backend {
@@ -226,7 +253,7 @@ impl Tables {
             self.next_backend += 1;
         }
         let value = BackendValue {
-            address: address.ip().octets(),
+            address: address.ip(),
             generation,
             port: address.port(),
             cluster: 0,
@@ -240,12 +267,9 @@ impl Tables {
 
     fn flip_frontends(&mut self, plan: &Plan, now: Duration, writes: &mut Vec<Write>) -> Result<()> {
         for (frontend, target) in &plan.frontends {
-            let Some(key) = key(frontend) else { continue };
-            let made_of: BTreeMap<Identity, u32> = target
-                .backends
-                .iter()
-                .filter_map(|(backend, weight)| Some((identity(backend)?, *weight)))
-                .collect();
+            let key = key(frontend);
+            let made_of: BTreeMap<Identity, u32> =
+                target.backends.iter().map(|(backend, weight)| (identity(backend), *weight)).collect();
             let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
             let before = self.frontends.get(frontend);
             if let Some(before) = before
@@ -274,9 +298,44 @@ impl Tables {
             self.frontends.keys().filter(|f| !plan.frontends.contains_key(f)).copied().collect();
         for frontend in gone {
             let Some(holding) = self.frontends.remove(&frontend) else { continue };
-            writes.extend(key(&frontend).map(|key| Write::RemoveFrontend { key }));
+            writes.push(Write::RemoveFrontend { key: key(&frontend) });
             self.free_frontends.push(holding.value.id);
             self.rest_slice(Some(holding.value), now);
+        }
+        Ok(())
+    }
+
+    /// Before their ports lose the last backend: no VIP answers pings that serves nobody.
+    fn silence_vips(&mut self, serving: &BTreeMap<IpAddr, bool>, writes: &mut Vec<Write>) {
+        self.vips.retain(|vip, value| match serving.get(vip) {
+            Some(true) => true,
+            Some(false) => {
+                if value.size > 0 {
+                    value.size = 0;
+                    writes.push(Write::Frontend { key: icmp_key(*vip), value: *value });
+                }
+                true
+            }
+            None => {
+                writes.push(Write::RemoveFrontend { key: icmp_key(*vip) });
+                self.free_frontends.push(value.id);
+                false
+            }
+        });
+    }
+
+    /// After their ports have gained a backend.
+    fn announce_vips(&mut self, serving: &BTreeMap<IpAddr, bool>, writes: &mut Vec<Write>) -> Result<()> {
+        for (vip, serves) in serving {
+            let size = u32::from(*serves);
+            let id = match self.vips.get(vip) {
+                Some(value) if value.size == size => continue,
+                Some(value) => value.id,
+                None => self.new_frontend_id()?,
+            };
+            let value = Frontend { id, offset: 0, size, affinity: Affinity::None, reserved: [0; 3] };
+            self.vips.insert(*vip, value);
+            writes.push(Write::Frontend { key: icmp_key(*vip), value });
         }
         Ok(())
     }
@@ -301,7 +360,7 @@ impl Tables {
             .backends
             .iter()
             .filter_map(|(backend, weight)| {
-                let entry = self.backends.get(&identity(backend)?)?;
+                let entry = self.backends.get(&identity(backend))?;
                 Some((format!("{}/{}", backend.cluster, backend.address), *weight, entry.id))
             })
             .collect();
@@ -317,7 +376,7 @@ impl Tables {
         now: Duration,
         writes: &mut Vec<Write>,
     ) {
-        let dead: BTreeSet<Identity> = plan.dead.iter().filter_map(identity).collect();
+        let dead: BTreeSet<Identity> = plan.dead.iter().map(identity).collect();
         let resting: BTreeSet<Identity> = self.resting.iter().map(|(_, identity)| *identity).collect();
         for (identity, entry) in &mut self.backends {
             if named.contains(identity) {
@@ -359,7 +418,7 @@ impl Tables {
     fn rebuild_filter(&mut self, writes: &mut Vec<Write>) {
         let mut filter: BTreeMap<u32, u64> = self.filter.keys().map(|word| (*word, 0)).collect();
         for entry in self.backends.values() {
-            let Bit { word, mask } = filter::bit(entry.value.address, entry.value.port);
+            let Bit { word, mask } = bit(&entry.value);
             *filter.entry(word).or_default() |= mask;
         }
         for (word, bits) in &filter {
@@ -390,27 +449,61 @@ fn targets(plan: &Plan) -> impl Iterator<Item = (&plan::Backend, &u32)> {
     plan.frontends.values().flat_map(|target| &target.backends)
 }
 
-/// `None` for IPv6, for which there are no maps yet.
-fn identity(backend: &plan::Backend) -> Option<Identity> {
-    match backend.address {
-        SocketAddr::V4(address) => Some((address, backend.protocol)),
-        SocketAddr::V6(_) => None,
+/// Every VIP with whether any of its ports has a backend.
+fn vips(plan: &Plan) -> BTreeMap<IpAddr, bool> {
+    let mut vips = BTreeMap::new();
+    for (frontend, target) in &plan.frontends {
+        *vips.entry(frontend.vip).or_default() |= !target.backends.is_empty();
     }
+    vips
 }
 
-fn key(frontend: &plan::Frontend) -> Option<FrontendName> {
-    match frontend.vip {
-        IpAddr::V4(vip) => {
-            Some(FrontendKey::new(Ipv4Addr::octets(&vip), frontend.port, kernel_protocol(frontend.protocol)))
+/// What each id stands for. One that had tenants of both families is in both arrays: free in one of them at least.
+fn tenants(backends: impl IntoIterator<Item = (u32, BackendValue)>) -> Result<BTreeMap<u32, BackendValue>> {
+    let mut tenants: BTreeMap<u32, BackendValue> = BTreeMap::new();
+    for (id, value) in backends {
+        let is_free = |value: &BackendValue| value.state == BackendState::Unused;
+        match tenants.get(&id) {
+            Some(other) if !is_free(other) && !is_free(&value) => {
+                bail!(
+                    "backend {id} is both {} and {}: the pinned maps are damaged, remove them with \
+                     `federation-agent detach`",
+                    other.address,
+                    value.address
+                );
+            }
+            Some(other) if !is_free(other) || other.generation > value.generation && is_free(&value) => {}
+            _ => drop(tenants.insert(id, value)),
         }
-        IpAddr::V6(_) => None,
+    }
+    Ok(tenants)
+}
+
+fn identity(backend: &plan::Backend) -> Identity {
+    (backend.address, backend.protocol)
+}
+
+fn key(frontend: &plan::Frontend) -> FrontendName {
+    FrontendKey::new(frontend.vip, frontend.port, kernel_protocol(frontend.protocol))
+}
+
+fn icmp_key(vip: IpAddr) -> FrontendName {
+    FrontendKey::new(vip, 0, Protocol::Icmp)
+}
+
+/// Of the packets that come from a backend.
+fn bit(backend: &BackendValue) -> Bit {
+    match backend.address {
+        IpAddr::V4(address) => filter::bit(address.octets(), backend.port),
+        IpAddr::V6(address) => filter::bit(address.octets(), backend.port),
     }
 }
 
-pub(super) fn kernel_protocol(protocol: model::Protocol) -> Protocol {
+fn kernel_protocol(protocol: model::Protocol) -> Protocol {
     match protocol {
         model::Protocol::Tcp => Protocol::Tcp,
         model::Protocol::Udp => Protocol::Udp,
+        model::Protocol::Sctp => Protocol::Sctp,
     }
 }
 
@@ -418,7 +511,11 @@ fn model_protocol(protocol: Protocol) -> Result<model::Protocol> {
     match protocol {
         Protocol::Tcp => Ok(model::Protocol::Tcp),
         Protocol::Udp => Ok(model::Protocol::Udp),
-        Protocol::None => bail!("a backend in use has no protocol: the pinned maps are damaged"),
+        Protocol::Sctp => Ok(model::Protocol::Sctp),
+        Protocol::None | Protocol::Icmp => bail!(
+            "a pinned map holds the protocol {protocol:?} where none can be: it is damaged, remove it with \
+             `federation-agent detach`"
+        ),
     }
 }
 

@@ -1,9 +1,9 @@
-//! What the pinned maps say at this moment: for the command line and for tests. Packets go on meanwhile, and nothing
-//! here writes.
+//! What the pinned maps say at this moment, in words of people: for the command line and for tests. Packets go on
+//! meanwhile, and nothing here writes.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     path::Path,
     time::Duration,
 };
@@ -11,47 +11,48 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Map, MapData, PerCpuArray},
 };
 use federation_ebpf::{
-    maps::{
-        self, Affinity, BackendPlace, BackendState, Counter, Direction, FlowKey, FrontendKey,
-        TICK_NANOSECONDS,
-    },
+    filter,
+    maps::{self, Affinity, BackendPlace, BackendState, Counter, FlowKey, FragmentKey, Ports, Protocol},
     outcome::Outcome,
     tcp::TcpState,
 };
 
 use super::{
+    batch,
+    family::{Family, V4, V6},
+    flows::Moment,
     now,
     pins::{LinkPin, Pins},
+    read,
 };
-
-type V4 = [u8; 4];
 
 /// The data plane of a node, as it is pinned.
 pub struct View {
     pins: Pins,
 }
 
-/// An entry of `FRONTENDS_V4` with what belongs to it.
+/// A VIP's port, or the VIP itself, as ICMP knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    pub vip: SocketAddrV4,
-    pub protocol: maps::Protocol,
+    /// Port 0 of ICMP.
+    pub vip: SocketAddr,
+    pub protocol: Protocol,
     pub affinity: Affinity,
-    /// Backend ids, each with the number of slots that it holds.
+    /// Backend ids, each with the number of slots that it holds. None of ICMP.
     pub shares: Vec<(u32, u32)>,
     pub counter: Counter,
 }
 
-/// An element of `BACKENDS_V4` that is in use.
+/// A backend that is in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     pub id: u32,
     pub generation: u32,
-    pub address: SocketAddrV4,
-    pub protocol: maps::Protocol,
+    pub address: SocketAddr,
+    pub protocol: Protocol,
     pub state: BackendState,
     pub place: BackendPlace,
     pub counter: Counter,
@@ -60,10 +61,14 @@ pub struct Backend {
 /// A connection: its entry of the direction from client to VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    pub client: SocketAddrV4,
-    pub vip: SocketAddrV4,
-    pub backend: SocketAddrV4,
-    pub protocol: maps::Protocol,
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    pub backend: SocketAddr,
+    /// The client's port as the backend sees it.
+    pub client_port: u16,
+    /// The client is its own backend.
+    pub hairpin: bool,
+    pub protocol: Protocol,
     pub state: TcpState,
     /// Since its client's last packet, to about a second.
     pub idle: Duration,
@@ -75,7 +80,8 @@ pub struct Flow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fill {
     pub map: &'static str,
-    pub used: usize,
+    /// None where nobody keeps count.
+    pub used: Option<usize>,
     pub room: usize,
 }
 
@@ -106,16 +112,19 @@ impl View {
     /// # Errors
     /// A map cannot be read.
     pub fn frontends(&self) -> Result<Vec<Frontend>> {
-        let slots: Array<_, u32> = self.map("SLOTS", Map::Array)?;
-        let counters: PerCpuArray<_, Counter> = self.map("FRONTEND_COUNTERS", Map::PerCpuArray)?;
+        let slots = read::open(&self.pins, "SLOTS")?;
+        let counters = self.per_cpu("FRONTEND_COUNTERS")?;
         let mut frontends = Vec::new();
-        for (key, value) in self.entries::<FrontendKey<V4>, maps::Frontend>("FRONTENDS_V4", Map::HashMap)? {
+        for (key, value) in read::frontends(&self.pins)? {
             let mut shares = BTreeMap::new();
-            for slot in value.offset..value.offset + value.size {
-                *shares.entry(slots.get(&slot, 0).context("read SLOTS")?).or_default() += 1;
+            // An ICMP frontend has no table.
+            if key.protocol != Protocol::Icmp {
+                for id in batch::read_array(&slots, value.offset, value.size).context("read SLOTS")? {
+                    *shares.entry(id).or_default() += 1;
+                }
             }
             frontends.push(Frontend {
-                vip: socket(key.address, key.port),
+                vip: SocketAddr::new(key.address, key.port),
                 protocol: key.protocol,
                 affinity: value.affinity,
                 shares: shares.into_iter().collect(),
@@ -131,28 +140,23 @@ impl View {
     /// # Errors
     /// A map cannot be read.
     pub fn backends(&self) -> Result<Vec<Backend>> {
-        let values: Array<_, maps::Backend<V4>> = self.map("BACKENDS_V4", Map::Array)?;
-        let counters: PerCpuArray<_, Counter> = self.map("BACKEND_COUNTERS", Map::PerCpuArray)?;
+        let counters = self.per_cpu("BACKEND_COUNTERS")?;
         let mut backends = Vec::new();
-        for id in 1..values.len() {
-            let value = values.get(&id, 0).context("read BACKENDS_V4")?;
-            // Ids are given out in order: the first that was never used ends them.
-            if value.generation == 0 {
-                break;
-            }
+        for (id, value) in read::backends(&self.pins)? {
             if value.state == BackendState::Unused {
                 continue;
             }
             backends.push(Backend {
                 id,
                 generation: value.generation,
-                address: socket(value.address, value.port),
+                address: SocketAddr::new(value.address, value.port),
                 protocol: value.protocol,
                 state: value.state,
                 place: value.place,
                 counter: sum(&counters, id).context("read BACKEND_COUNTERS")?,
             });
         }
+        backends.sort_by_key(|backend| backend.id);
         Ok(backends)
     }
 
@@ -161,30 +165,9 @@ impl View {
     /// # Errors
     /// A map cannot be read.
     pub fn flows(&self) -> Result<Vec<Flow>> {
-        let now = now()?;
-        let entries = self.entries::<FlowKey<V4>, maps::Flow<V4>>("FLOWS_V4", Map::LruHashMap)?;
-        let replies: HashSet<_> = entries
-            .iter()
-            .filter(|(_, flow)| flow.direction == Direction::Reply)
-            .map(|(key, flow)| (*key, flow.address, flow.port))
-            .collect();
-        let mut flows: Vec<_> = entries
-            .iter()
-            .filter(|(_, flow)| flow.direction == Direction::Forward)
-            .map(|(key, flow)| Flow {
-                client: socket(key.source, key.source_port),
-                vip: socket(key.destination, key.destination_port),
-                backend: socket(flow.address, flow.port),
-                protocol: key.protocol,
-                state: flow.state,
-                idle: now.saturating_sub(Duration::from_nanos(u64::from(flow.last_seen) * TICK_NANOSECONDS)),
-                answerable: replies.contains(&(
-                    key.answer_from(flow.address, flow.port),
-                    key.destination,
-                    key.destination_port,
-                )),
-            })
-            .collect();
+        let now = Moment::at(now()?);
+        let mut flows = connections::<V4>(read::flows(&self.pins)?, now);
+        flows.extend(connections::<V6>(read::flows(&self.pins)?, now));
         flows.sort_by_key(|flow| (flow.client, flow.vip, flow.protocol));
         Ok(flows)
     }
@@ -194,7 +177,7 @@ impl View {
     /// # Errors
     /// The map cannot be read.
     pub fn outcomes(&self) -> Result<Vec<(Outcome, u64)>> {
-        let counts: PerCpuArray<_, u64> = self.map("OUTCOMES", Map::PerCpuArray)?;
+        let counts: PerCpuArray<_, u64> = self.per_cpu("OUTCOMES")?;
         Outcome::ALL
             .iter()
             .filter(|outcome| **outcome != Outcome::NotOurs)
@@ -208,44 +191,67 @@ impl View {
     /// # Errors
     /// A map cannot be read.
     pub fn fills(&self) -> Result<Vec<Fill>> {
-        let frontends = self.frontends()?;
-        let slots =
-            frontends.iter().flat_map(|frontend| &frontend.shares).map(|(_, slots)| *slots as usize).sum();
-        let flows = self.entries::<FlowKey<V4>, maps::Flow<V4>>("FLOWS_V4", Map::LruHashMap)?.len();
+        let frontends = read::frontends(&self.pins)?;
+        let backends = self.backends()?;
+        let slots = frontends.iter().filter(|(key, _)| key.protocol != Protocol::Icmp);
+        let slots: usize = slots.map(|(_, frontend)| frontend.size as usize).sum();
+        let bits: u32 = read::filter(&self.pins)?.iter().map(|(_, bits)| bits.count_ones()).sum();
+        let of_family = |v4: bool| {
+            (
+                frontends.iter().filter(|(key, _)| key.address.is_ipv4() == v4).count(),
+                backends.iter().filter(|backend| backend.address.is_ipv4() == v4).count(),
+            )
+        };
+        let mut fills = self.family_fills::<V4>(of_family(true))?;
+        fills.extend(self.family_fills::<V6>(of_family(false))?);
+        fills.push(Fill { map: "SLOTS", used: Some(slots), room: self.room("SLOTS")? });
+        fills.push(Fill { map: "RETURN_FILTER", used: Some(bits as usize), room: filter::BITS as usize });
+        fills.push(Fill { map: "EVENTS", used: None, room: self.room("EVENTS")? });
+        Ok(fills)
+    }
+
+    fn family_fills<A: Family>(&self, (frontends, backends): (usize, usize)) -> Result<Vec<Fill>> {
+        let flows = read::flows::<A>(&self.pins)?.len();
+        let fragments = read::elements::<FragmentKey<A>, Ports>(&self.pins, A::FRAGMENTS)?.len();
         Ok(vec![
-            Fill { map: "FRONTENDS_V4", used: frontends.len(), room: maps::FRONTENDS },
-            Fill { map: "SLOTS", used: slots, room: maps::SLOTS },
-            Fill { map: "BACKENDS_V4", used: self.backends()?.len(), room: maps::BACKENDS - 1 },
-            Fill { map: "FLOWS_V4", used: flows, room: maps::FLOWS },
+            Fill { map: A::FRONTENDS, used: Some(frontends), room: maps::FRONTENDS },
+            Fill { map: A::BACKENDS, used: Some(backends), room: maps::BACKENDS - 1 },
+            Fill { map: A::FLOWS, used: Some(flows), room: maps::FLOWS },
+            Fill { map: A::FRAGMENTS, used: Some(fragments), room: maps::FRAGMENTS },
         ])
     }
 
-    fn map<M>(&self, name: &str, kind: fn(MapData) -> Map) -> Result<M>
-    where
-        M: TryFrom<Map, Error = MapError>,
-    {
-        let path = self.pins.map(name);
-        let data = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
-        M::try_from(kind(data)).with_context(|| format!("read {}", path.display()))
+    fn room(&self, map: &'static str) -> Result<usize> {
+        let room = self.pins.room(map)?.with_context(|| format!("{map} is not pinned any more"))?;
+        Ok(room as usize)
     }
 
-    fn entries<K: Pod, V: Pod>(&self, name: &str, kind: fn(MapData) -> Map) -> Result<Vec<(K, V)>> {
-        let map: HashMap<MapData, K, V> = self.map(name, kind)?;
-        let mut entries = Vec::new();
-        for entry in &map {
-            match entry {
-                Ok(entry) => entries.push(entry),
-                // It left between the kernel's naming it and our reading it.
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).with_context(|| format!("read {name}")),
-            }
-        }
-        Ok(entries)
+    fn per_cpu<V: Pod>(&self, name: &str) -> Result<PerCpuArray<MapData, V>> {
+        PerCpuArray::try_from(Map::PerCpuArray(read::open(&self.pins, name)?))
+            .with_context(|| format!("read {name}"))
     }
 }
 
-fn socket(address: V4, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from(address), port)
+fn connections<A: Family>(entries: Vec<(FlowKey<A>, maps::Flow<A>)>, now: Moment) -> Vec<Flow> {
+    let by_key: HashMap<_, _> = entries.into_iter().collect();
+    let forward = by_key.iter().filter(|(_, flow)| flow.direction.is_forward());
+    forward
+        .map(|(key, flow)| Flow {
+            client: SocketAddr::new(key.source.ip(), key.source_port),
+            vip: SocketAddr::new(key.destination.ip(), key.destination_port),
+            backend: SocketAddr::new(flow.address.ip(), flow.port),
+            client_port: flow.client_port,
+            hairpin: flow.direction.is_hairpin(),
+            protocol: key.protocol,
+            state: flow.state,
+            idle: now.silence(flow),
+            answerable: by_key.get(&key.partner(flow)).is_some_and(|answer| {
+                let expected = flow.opposite(key);
+                (answer.address, answer.port, answer.client_port, answer.direction)
+                    == (expected.address, expected.port, expected.client_port, expected.direction)
+            }),
+        })
+        .collect()
 }
 
 fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
@@ -254,4 +260,53 @@ fn sum(counters: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> 
         bytes: sum.bytes + counter.bytes,
         flows: sum.flows + counter.flows,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use federation_ebpf::maps::Direction;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_tells_what_is_translated_and_whether_answers_come_back() {
+        for (direction, client_port) in
+            [(Direction::Forward, 40000), (Direction::Forward, 50000), (Direction::HairpinForward, 40000)]
+        {
+            let key = FlowKey::new([10, 8, 1, 2], 40000, [198, 18, 0, 7], 80, Protocol::Tcp);
+            let flow = maps::Flow {
+                address: [10, 8, 2, 2],
+                backend: 1,
+                generation: 1,
+                frontend: 0,
+                last_seen: 0,
+                port: 8080,
+                client_port,
+                direction,
+                state: TcpState::Opening,
+                reserved: 0,
+            };
+            let answer = (key.partner(&flow), flow.opposite(&key));
+            let now = Moment::at(Duration::ZERO);
+            let whole = connections(vec![(key, flow), answer], now);
+            let half = connections(vec![(key, flow)], now);
+            let other = connections(vec![(key, flow), (answer.0, maps::Flow { port: 81, ..answer.1 })], now);
+            let expected = Flow {
+                client: "10.8.1.2:40000".parse().unwrap(),
+                vip: "198.18.0.7:80".parse().unwrap(),
+                backend: "10.8.2.2:8080".parse().unwrap(),
+                client_port,
+                hairpin: direction == Direction::HairpinForward,
+                protocol: Protocol::Tcp,
+                state: TcpState::Opening,
+                idle: Duration::ZERO,
+                answerable: true,
+            };
+            let unanswerable = Flow { answerable: false, ..expected.clone() };
+            assert_eq!(
+                (whole, half, other),
+                (vec![expected], vec![unanswerable.clone()], vec![unanswerable])
+            );
+        }
+    }
 }

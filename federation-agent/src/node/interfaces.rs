@@ -20,7 +20,10 @@ use rtnetlink::{
     },
     sys::SocketAddr,
 };
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
 /// What happened to the interface of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,17 +123,23 @@ impl Pods {
     }
 }
 
+/// How many times as long as it took a listing rests.
+const REST: u32 = 4;
+
 type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
 /// Lists the interfaces whenever the kernel says that something about them has changed.
 ///
 /// What the messages say in detail is not used. They can be lost (the kernel drops them when they come faster than
 /// they are read, and says so by one more message), some of them mean bridge ports and not interfaces, and each would
-/// need care with a listing that has overtaken it. A listing of all pods of a node takes about a millisecond.
+/// need care with a listing that has overtaken it. A listing takes a few milliseconds on a node with hundreds of pods;
+/// when they come and go at once, messages gather while it rests, so that it takes a part of one processor only.
 struct Watch {
     pods: Pods,
     messages: Messages,
     stale: bool,
+    /// No listing before this.
+    rests_until: Instant,
     events: VecDeque<InterfaceEvent>,
     /// Reads the socket for as long as the watch lives.
     _connection: JoinSet<()>,
@@ -143,7 +152,14 @@ impl Watch {
             new_multicast_connection(&[MulticastGroup::Link]).context("listen to netlink for interfaces")?;
         let mut reader = JoinSet::new();
         reader.spawn(connection);
-        Ok(Self { pods, messages, stale: true, events: VecDeque::new(), _connection: reader })
+        Ok(Self {
+            pods,
+            messages,
+            stale: true,
+            rests_until: Instant::now(),
+            events: VecDeque::new(),
+            _connection: reader,
+        })
     }
 
     async fn next(&mut self) -> Result<InterfaceEvent> {
@@ -154,9 +170,13 @@ impl Watch {
             if !mem::take(&mut self.stale) {
                 self.messages.next().await.context("netlink has stopped telling of interfaces")?;
             }
+            sleep_until(self.rests_until).await;
             // One listing answers all messages that are older than it.
             while self.messages.next().now_or_never().flatten().is_some() {}
-            self.events.extend(self.pods.listed(list().await?));
+            let begun = Instant::now();
+            let links = list().await?;
+            self.rests_until = Instant::now() + begun.elapsed() * REST;
+            self.events.extend(self.pods.listed(links));
         }
     }
 }

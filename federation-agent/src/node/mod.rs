@@ -7,17 +7,18 @@ mod interfaces;
 mod lock;
 mod ready;
 
-use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
+use std::{future, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
+use federation_ebpf::maps::EventKind;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     client,
-    dataplane::{self, DataPlane},
+    dataplane::{self, DataPlane, Events, ProgramLog, Reached, Sweep, TcAttach},
     dns::Dns,
     health,
     model::{ClusterName, Federation, Locality, Zone},
@@ -63,6 +64,10 @@ pub struct Args {
     #[arg(long, env = "FEDERATION_BPF_DIR", value_name = "DIR", default_value = dataplane::DEFAULT_BPF_DIR)]
     bpf_dir: PathBuf,
 
+    /// How tc programs are attached
+    #[arg(long, env = "FEDERATION_TC_ATTACH", value_name = "WAY", value_enum, default_value_t)]
+    tc_attach: TcAttach,
+
     /// Where the agent keeps its lock and says that it is ready
     #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = "/var/lib/federation")]
     state_dir: PathBuf,
@@ -94,11 +99,13 @@ pub async fn run(args: Args) -> Result<()> {
     let place = place(&args, &first)?;
     info!(zone = %place.locality.zone, region = %place.locality.region, "the federation is known");
 
-    let data_plane = DataPlane::open(&dataplane::Config {
+    let mut data_plane = DataPlane::open(&dataplane::Config {
         bpf_dir: args.bpf_dir.clone(),
         vip_ranges: args.federation.vip_ranges.clone(),
+        tc_attach: args.tc_attach,
         seed: args.federation.seed(),
     })?;
+    let (events, program_log) = (data_plane.events()?, data_plane.program_log()?);
     let mut node = Node { data_plane, place, plan: Plan::default() };
     node.data_plane.attach_uplink(uplink)?;
 
@@ -108,12 +115,45 @@ pub async fn run(args: Args) -> Result<()> {
     tokio::select! {
         result = node.keep_true(federation, health, pods, &dns, &ready) => result,
         result = dns.serve() => result,
+        result = log_events(events) => result,
+        result = pass_on(program_log) => result,
         () = probing => bail!("the probes have ended"),
         () = &mut shutdown => {
             info!("told to end: programs and maps stay and go on forwarding");
             Ok(())
         }
     }
+}
+
+/// Logs what the programs tell, until it cannot be heard any more.
+async fn log_events(mut events: Events) -> Result<()> {
+    loop {
+        for event in events.next().await? {
+            match event.kind {
+                EventKind::Opened | EventKind::BackendRefused => debug!("{event}"),
+                EventKind::Refused | EventKind::Reset => info!("{event}"),
+            }
+        }
+    }
+}
+
+/// Programs that log nothing have no log to wait for.
+async fn pass_on(program_log: Option<ProgramLog>) -> Result<()> {
+    match program_log {
+        Some(mut log) => log.pass_on().await,
+        None => future::pending().await,
+    }
+}
+
+/// Tells the clients of dead backends, beside everything else: there can be many.
+fn start(sweep: Sweep) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = sweep.run() {
+            warn!(
+                "clients that wait for a dead backend were not told, they wait for their own timeout: {error:#}"
+            );
+        }
+    });
 }
 
 /// Waits until every kind has been listed once.
@@ -166,6 +206,8 @@ impl Node {
     ) -> Result<()> {
         let mut pods = pin!(pods);
         federation.mark_changed();
+        // No branch has precedence: a node that starts with a thousand pods attaches one in about a millisecond, and what
+        // else is ready gets its turn in between; nor can a federation that never rests keep a new pod waiting.
         loop {
             tokio::select! {
                 changed = federation.changed() => {
@@ -193,8 +235,9 @@ impl Node {
     fn follow(&mut self, federation: &Federation, health: &Health) -> Result<()> {
         let plan = plan::plan(federation, &self.place, health);
         if plan != self.plan {
-            self.data_plane.apply(&plan).context("write the plan into the maps")?;
+            let sweep = self.data_plane.apply(&plan).context("write the plan into the maps")?;
             self.plan = plan;
+            sweep.into_iter().for_each(start);
         }
         Ok(())
     }
@@ -202,7 +245,8 @@ impl Node {
     /// An interface can be gone again before it is reached: then there is nothing to serve.
     fn attach_pod(&mut self, index: u32, name: &str) {
         match self.data_plane.attach_pod(index) {
-            Ok(()) => info!(interface = name, "attached to a pod"),
+            Ok(Reached::Attached) => info!(interface = name, "attached to a pod"),
+            Ok(Reached::Gone) => debug!(interface = name, "a pod's interface was gone before it was reached"),
             Err(error) => {
                 warn!(interface = name, "cannot attach to a pod's interface, its pod has no VIPs: {error:#}");
             }

@@ -121,7 +121,7 @@ struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Usable,
-    /// Would serve, but its cluster says that it must not.
+    /// Would serve, but its cluster says that it must not, or packets cannot be made to reach it.
     NotReady,
     /// Terminating beside others that are ready: takes no new connection and is expected to go.
     Leaving,
@@ -148,6 +148,7 @@ fn candidates(
             let Some(address) = endpoint.serves(port) else { continue };
             let standing = match endpoint.readiness {
                 _ if failed(endpoint) => Standing::Failed,
+                _ if !is_translatable(port, address) => Standing::NotReady,
                 Readiness::Serving if has_ready => Standing::Leaving,
                 Readiness::Ready | Readiness::Serving => Standing::Usable,
                 Readiness::NotReady => Standing::NotReady,
@@ -164,11 +165,17 @@ fn candidates(
     candidates
 }
 
-/// Only TCP ports are probed. What they say holds for a UDP port too once all of them are silent.
+/// SCTP's checksum covers the whole packet, ports and all (RFC 9260, section 6.8), and is not the kind that can be corrected
+/// in passing: its port must stay what it is.
+fn is_translatable(port: &Port, backend: SocketAddr) -> bool {
+    port.protocol != Protocol::Sctp || backend.port() == port.port
+}
+
+/// Only TCP ports are probed. What they say holds for the others too once all of them are silent.
 fn fails_probes(service: &Service, endpoint: &Endpoint, port: &Port, health: &Health) -> bool {
     match port.protocol {
         Protocol::Tcp => endpoint.serves(port).is_some_and(|address| health.failed.contains(&address)),
-        Protocol::Udp => {
+        Protocol::Udp | Protocol::Sctp => {
             let mut probed = service
                 .ports
                 .iter()

@@ -221,6 +221,30 @@ fn a_udp_port_falls_with_all_tcp_ports_of_its_endpoint() {
 }
 
 #[test]
+fn an_sctp_endpoint_at_another_port_than_the_services_cannot_be_used() {
+    let mut both = federation([&[Ready], &[Ready], &[]]);
+    edit(&mut both, |service| {
+        service.ports.push(Port { name: "signalling".into(), protocol: Protocol::Sctp, port: 3868 });
+        for (shard, number) in service.shards.values_mut().zip([3869, 3868, 3868]) {
+            let endpoints = std::mem::take(&mut shard.endpoints);
+            shard.endpoints = endpoints
+                .into_iter()
+                .map(|mut endpoint| {
+                    endpoint.ports.insert(("signalling".into(), Protocol::Sctp), number);
+                    endpoint
+                })
+                .collect();
+        }
+    });
+    let plan = plan(&both, &place(), &Health::default());
+    let frontend = Frontend { vip: vip(&Scope::Nearest), protocol: Protocol::Sctp, port: 3868 };
+    let chosen: Vec<_> =
+        plan.frontends[&frontend].backends.keys().map(|backend| backend.address.port()).collect();
+    assert_eq!(chosen, [3868]);
+    assert_eq!(plan.dead, BTreeSet::new());
+}
+
+#[test]
 fn local_means_this_node_of_this_cluster() {
     let plan = plan(&federation([&[Ready, Ready], &[Ready], &[]]), &place(), &Health::default());
     let target = target(&plan, &Scope::Global);

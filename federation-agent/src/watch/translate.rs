@@ -31,7 +31,7 @@ pub enum Untranslatable {
     NoLabel(&'static str),
     #[error("it has no namespace")]
     NoNamespace,
-    #[error("port {port:?} has protocol {protocol}; TCP and UDP are served")]
+    #[error("port {port:?} has protocol {protocol}; TCP, UDP and SCTP are served")]
     Protocol { port: String, protocol: String },
     #[error("port {port:?} has number {number:?}; 1 to 65535 can be served")]
     PortNumber { port: String, number: Option<i32> },
@@ -181,6 +181,7 @@ fn protocol(port: &str, protocol: Option<&str>) -> Result<Protocol, Untranslatab
     match protocol {
         None | Some("TCP") => Ok(Protocol::Tcp),
         Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
         Some(other) => Err(Untranslatable::Protocol { port: port.to_owned(), protocol: other.to_owned() }),
     }
 }

@@ -18,7 +18,7 @@ use aya::{
 };
 use etherparse::PacketBuilder;
 use federation_agent::{
-    dataplane::{self, Config, DataPlane},
+    dataplane::{self, Config, DataPlane, TcAttach},
     model::{Protocol, Scope, ServiceKey},
     plan::{Backend, Frontend, Plan, Target},
 };
@@ -109,7 +109,12 @@ impl Bench {
         ensure!(!YARDSTICK.is_empty(), "built without eBPF programs (AYA_BUILD_SKIP): build again");
         let pins = PinGuard(Path::new("/sys/fs/bpf").join(format!("fed-bench-{}", std::process::id())));
         let vip_ranges = vec!["198.18.0.0/16".parse().context("the range of VIPs")?];
-        let mut data_plane = DataPlane::open(&Config { bpf_dir: pins.0.clone(), vip_ranges, seed: 1 })?;
+        let mut data_plane = DataPlane::open(&Config {
+            bpf_dir: pins.0.clone(),
+            vip_ranges,
+            tc_attach: TcAttach::Auto,
+            seed: 1,
+        })?;
         data_plane.apply(&plan())?;
 
         let maps = pins.0.join(format!("v{SCHEMA}/maps"));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use federation_agent::{
-    dataplane::{self, Config, DataPlane, view::View},
+    dataplane::{self, Config, DataPlane, TcAttach, view::View},
     model::{Protocol, Scope, ServiceKey},
     plan::{Backend, Frontend, Plan, Target},
 };
@@ -122,7 +122,8 @@ impl Node {
 
 fn open(bpf_dir: &Path) -> DataPlane {
     let vip_ranges = vec![VIP_RANGE.parse().expect("a range")];
-    DataPlane::open(&Config { bpf_dir: bpf_dir.to_owned(), vip_ranges, seed: 7 }).expect("the programs load")
+    DataPlane::open(&Config { bpf_dir: bpf_dir.to_owned(), vip_ranges, tc_attach: TcAttach::Auto, seed: 7 })
+        .expect("the programs load")
 }
 
 /// By the numbers of the kernel's headers (`linux/pkt_cls.h`, `linux/bpf.h`).

@@ -1,4 +1,5 @@
-//! Plans carried out on maps made of memory, with a look at them after every single write.
+//! Plans carried out on maps made of memory, with a look at them after every single write. Every service has a VIP of
+//! each family with the same backends, so that whatever a test says holds for both.
 
 use BackendState::{Active, Dead, Draining};
 use proptest::prelude::*;
@@ -9,10 +10,59 @@ use crate::{
     plan::Target,
 };
 
+/// As small as the map can be.
+const SLOTS: u32 = 1 << 21;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Family {
+    V4,
+    V6,
+}
+use Family::{V4, V6};
+
+impl Family {
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { V4 } else { V6 }
+    }
+
+    fn vip(self, n: u8) -> IpAddr {
+        match self {
+            V4 => [198, 18, 0, n].into(),
+            V6 => [0xfd98, 0, 0, 0, 0, 0, 0, n.into()].into(),
+        }
+    }
+
+    fn backend(self, n: u8) -> plan::Backend {
+        let address: IpAddr = match self {
+            V4 => [10, 8, 0, n].into(),
+            V6 => [0xfd00, 8, 0, 0, 0, 0, 0, n.into()].into(),
+        };
+        plan::Backend {
+            address: SocketAddr::new(address, 8080),
+            protocol: model::Protocol::Tcp,
+            cluster: "here".into(),
+            local: n.is_multiple_of(2),
+        }
+    }
+}
+
+/// What an address was made of.
+fn number(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    }
+}
+
+fn http(vip: IpAddr) -> FrontendName {
+    FrontendKey::new(vip, 80, Protocol::Tcp)
+}
+
 /// What the kernel would hold.
 #[derive(Clone, Default)]
 struct Memory {
-    backends: BTreeMap<u32, BackendValue>,
+    /// Ids count for both families, each of which has an array of its own.
+    backends: BTreeMap<(Family, u32), BackendValue>,
     frontends: std::collections::HashMap<FrontendName, Frontend>,
     slots: BTreeMap<u32, u32>,
     filter: BTreeMap<u32, u64>,
@@ -21,7 +71,9 @@ struct Memory {
 impl Memory {
     fn write(&mut self, write: &Write) {
         match write.clone() {
-            Write::Backend { id, value } => drop(self.backends.insert(id, value)),
+            Write::Backend { id, value } => {
+                self.backends.insert((Family::of(value.address), id), value);
+            }
             Write::Filter { word, bits } => drop(self.filter.insert(word, bits)),
             Write::Slots { offset, ids } => self.slots.extend((offset..).zip(ids)),
             Write::Frontend { key, value } => drop(self.frontends.insert(key, value)),
@@ -36,56 +88,77 @@ impl Memory {
     }
 
     /// The backends behind a frontend's slots.
-    fn behind(&self, frontend: &Frontend) -> Vec<BackendValue> {
-        (frontend.offset..frontend.offset + frontend.size)
-            .map(|slot| self.backends[&self.slots[&slot]])
-            .collect()
+    fn behind(&self, key: &FrontendName) -> Vec<BackendValue> {
+        let frontend = &self.frontends[key];
+        let slots = frontend.offset..frontend.offset + frontend.size;
+        slots.map(|slot| self.backends[&(Family::of(key.address), self.slots[&slot])]).collect()
     }
 
-    /// What must hold at every instant: each slot names a backend that was admitted, and replies are recognised.
+    fn ports(&self) -> impl Iterator<Item = &FrontendName> {
+        self.frontends.keys().filter(|key| key.protocol != Protocol::Icmp)
+    }
+
+    /// Whether a VIP answers pings.
+    fn answers(&self, vip: IpAddr) -> Option<bool> {
+        self.frontends.get(&icmp_key(vip)).map(|frontend| frontend.size == 1)
+    }
+
+    /// What must hold at every instant: each slot names a backend that was admitted, replies are recognised, and no VIP
+    /// answers pings that has no backend.
     fn check(&self) {
-        for frontend in self.frontends.values() {
-            for backend in self.behind(frontend) {
+        for key in self.ports() {
+            for backend in self.behind(key) {
                 assert_ne!(backend.state, BackendState::Unused);
-                let Bit { word, mask } = filter::bit(backend.address, backend.port);
+                let Bit { word, mask } = bit(&backend);
                 assert_ne!(self.filter[&word] & mask, 0);
+            }
+        }
+        for (key, frontend) in &self.frontends {
+            if key.protocol == Protocol::Icmp && frontend.size > 0 {
+                let mut ports = self.ports().filter(|port| port.address == key.address);
+                assert!(ports.any(|port| self.frontends[port].size > 0), "{}", key.address);
             }
         }
     }
 
+    /// By number of the backend.
     fn states(&self) -> BTreeMap<u8, BackendState> {
-        self.backends.values().map(|backend| (backend.address[3], backend.state)).collect()
+        let of = |wanted| {
+            let values = self.backends.iter().filter(move |((family, _), _)| *family == wanted);
+            values.map(|(_, value)| (number(value.address), value.state)).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(of(V4), of(V6));
+        of(V4)
     }
 
-    fn chosen(&self, vip: u8) -> BTreeSet<u8> {
-        let key = FrontendKey::new([198, 18, 0, vip], 80, Protocol::Tcp);
-        self.behind(&self.frontends[&key]).iter().map(|backend| backend.address[3]).collect()
+    /// The numbers of the backends that a service's VIPs choose from.
+    fn chosen(&self, service: u8) -> BTreeSet<u8> {
+        let of = |family: Family| {
+            let behind = self.behind(&http(family.vip(service)));
+            behind.iter().map(|backend| number(backend.address)).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(of(V4), of(V6));
+        of(V4)
     }
 }
 
-fn backend(n: u8) -> plan::Backend {
-    plan::Backend {
-        address: SocketAddr::from(([10, 8, 0, n], 8080)),
-        protocol: model::Protocol::Tcp,
-        cluster: "here".into(),
-        local: n.is_multiple_of(2),
-    }
-}
-
-/// A plan of frontends 198.18.0.1, .2 and so on, each with its backends.
+/// A plan of services 1, 2 and so on, each with its backends.
 fn plan(targets: &[&[u8]], dead: &[u8]) -> Plan {
-    let target = |backends: &&[u8]| Target {
-        service: ServiceKey::new("ns", "s"),
-        scope: Scope::Nearest,
-        client_ip_affinity: false,
-        backends: backends.iter().map(|n| (backend(*n), 100)).collect(),
-    };
-    let frontend =
-        |n: u8| plan::Frontend { vip: [198, 18, 0, n].into(), protocol: model::Protocol::Tcp, port: 80 };
-    Plan {
-        frontends: (1..).map(frontend).zip(targets.iter().map(target)).collect(),
-        dead: dead.iter().map(|n| backend(*n)).collect(),
+    let mut plan = Plan::default();
+    for family in [V4, V6] {
+        for (n, backends) in (1..).zip(targets) {
+            let target = Target {
+                service: ServiceKey::new("ns", "s"),
+                scope: Scope::Nearest,
+                client_ip_affinity: false,
+                backends: backends.iter().map(|n| (family.backend(*n), 100)).collect(),
+            };
+            let frontend = plan::Frontend { vip: family.vip(n), protocol: model::Protocol::Tcp, port: 80 };
+            plan.frontends.insert(frontend, target);
+        }
+        plan.dead.extend(dead.iter().map(|n| family.backend(*n)));
     }
+    plan
 }
 
 struct Bench {
@@ -96,7 +169,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { tables: Tables::new(7), memory: Memory::default(), now: Duration::ZERO }
+        Self { tables: Tables::new(7, SLOTS), memory: Memory::default(), now: Duration::ZERO }
     }
 
     fn follow(&mut self, plan: &Plan) -> usize {
@@ -124,7 +197,7 @@ fn one_service_changes_alone() {
     let before = bench.memory.frontends.clone();
     bench.follow(&plan(&[&[1, 2], &[3, 4, 5]], &[]));
     let changed = before.iter().filter(|(key, value)| bench.memory.frontends[*key] != **value).count();
-    assert_eq!(changed, 1);
+    assert_eq!(changed, 2, "a VIP of each family");
     assert_eq!(bench.memory.chosen(2), [3, 4, 5].into());
 }
 
@@ -133,7 +206,9 @@ fn the_dead_are_marked_before_any_table_and_the_removed_drain() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1, 2, 3]], &[]));
     let writes = bench.tables.follow(&plan(&[&[3]], &[1]), bench.now, || Ok(BTreeSet::new())).unwrap();
-    assert!(matches!(&writes[0], Write::Backend { value, .. } if value.state == BackendState::Dead));
+    for first in &writes[..2] {
+        assert!(matches!(first, Write::Backend { value, .. } if value.state == BackendState::Dead));
+    }
     bench.memory.write_all(&writes);
     assert_eq!(bench.memory.states(), [(1, Dead), (2, Draining), (3, Active)].into());
     bench.follow(&plan(&[&[1, 2, 3]], &[]));
@@ -145,8 +220,9 @@ fn nobody_left_is_an_empty_table_not_a_missing_frontend() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1]], &[]));
     bench.follow(&plan(&[&[]], &[1]));
-    let frontend = bench.memory.frontends[&FrontendKey::new([198, 18, 0, 1], 80, Protocol::Tcp)];
-    assert_eq!(frontend.size, 0);
+    for family in [V4, V6] {
+        assert_eq!(bench.memory.frontends[&http(family.vip(1))].size, 0);
+    }
 }
 
 #[test]
@@ -154,17 +230,18 @@ fn a_removed_service_leaves_no_frontend_and_its_id_is_used_again() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1], &[2]], &[]));
     bench.follow(&plan(&[&[1]], &[]));
-    assert_eq!(bench.memory.frontends.len(), 1);
+    assert_eq!(bench.memory.ports().count(), 2);
+    assert_eq!(bench.memory.frontends.len(), 4, "of each family a port and the VIP");
     bench.follow(&plan(&[&[1], &[2]], &[]));
     let ids: BTreeSet<_> = bench.memory.frontends.values().map(|frontend| frontend.id).collect();
-    assert_eq!(ids, [0, 1].into());
+    assert_eq!(ids, (0..8).collect());
 }
 
 #[test]
 fn a_slice_rests_before_it_is_used_again() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1]], &[]));
-    let key = FrontendKey::new([198, 18, 0, 1], 80, Protocol::Tcp);
+    let key = http(V4.vip(1));
     let first = bench.memory.frontends[&key];
     let at_once = bench.tables.follow(&plan(&[&[2]], &[]), bench.now, || Ok(BTreeSet::new())).unwrap();
     bench.memory.write_all(&at_once);
@@ -179,18 +256,21 @@ fn a_new_agent_goes_on_with_the_ids_of_the_one_before() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1, 2], &[3]], &[]));
     let before = bench.memory.clone();
-    let mut tables = Tables::new(7);
+    let mut tables = Tables::new(7, SLOTS);
     let Memory { backends, frontends, filter, .. } = before.clone();
+    let backends = backends.into_iter().map(|((_, id), value)| (id, value));
     tables.adopt(backends, frontends, filter, Duration::ZERO).unwrap();
     bench.tables = tables;
     bench.follow(&plan(&[&[1, 2]], &[]));
-    let ids = |memory: &Memory| -> BTreeMap<[u8; 4], u32> {
-        memory.backends.iter().map(|(id, backend)| (backend.address, *id)).collect()
+    let ids = |memory: &Memory| -> BTreeMap<IpAddr, u32> {
+        memory.backends.iter().map(|((_, id), backend)| (backend.address, *id)).collect()
     };
     assert_eq!(ids(&before), ids(&bench.memory));
     assert_eq!(bench.memory.chosen(1), [1, 2].into());
-    assert_eq!(bench.memory.frontends.len(), 1);
+    assert_eq!(bench.memory.frontends.len(), 4);
     assert_eq!(bench.memory.states()[&3], BackendState::Draining);
+    let ids: BTreeSet<_> = bench.memory.frontends.values().map(|frontend| frontend.id).collect();
+    assert_eq!(ids.len(), 4, "no frontend has another's id");
 }
 
 #[test]
@@ -204,13 +284,73 @@ fn ids_are_used_again_only_after_a_rest_and_without_flows_with_a_new_generation(
     assert!(bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[]))).is_err(), "too early");
     bench.now += BACKEND_REST;
     assert!(
-        bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[1, 2]))).is_err(),
+        bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[1, 2, 3, 4]))).is_err(),
         "flows live"
     );
-    let writes = bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[2]))).unwrap();
+    // One of each family is free, and both may go to the other one.
+    let writes = bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[2, 3]))).unwrap();
     bench.memory.write_all(&writes);
-    let tenant = bench.memory.backends[&1];
-    assert_eq!((tenant.address, tenant.generation), ([10, 8, 0, 3], 2));
+    let tenants: BTreeSet<_> = [(V4, 1), (V4, 4), (V6, 1), (V6, 4)]
+        .into_iter()
+        .filter_map(|place| bench.memory.backends.get(&place))
+        .filter(|value| value.state == Active)
+        .map(|value| (value.address, value.generation))
+        .collect();
+    let expected = [V4, V6].map(|family| (family.backend(3).address.ip(), 2));
+    assert_eq!(tenants, expected.into());
+}
+
+#[test]
+fn an_id_that_changed_its_family_is_adopted_once() {
+    let value = |family: Family, generation, state| BackendValue {
+        address: family.backend(1).address.ip(),
+        generation,
+        protocol: Protocol::Tcp,
+        port: 8080,
+        cluster: 1,
+        state,
+        place: BackendPlace::Remote,
+        reserved: 0,
+    };
+    let unused = BackendState::Unused;
+    for (v4, v6, expected) in [
+        (value(V4, 1, unused), value(V6, 1, Active), value(V6, 1, Active)),
+        (value(V4, 3, Active), value(V6, 3, unused), value(V4, 3, Active)),
+        (value(V4, 2, unused), value(V6, 3, unused), value(V6, 3, unused)),
+        (value(V4, 3, unused), value(V6, 2, unused), value(V4, 3, unused)),
+    ] {
+        for both in [[v4, v6], [v6, v4]] {
+            let tenants = tenants(both.map(|value| (5, value))).unwrap();
+            assert_eq!(tenants, [(5, expected)].into());
+        }
+    }
+    assert!(tenants([value(V4, 1, Active), value(V6, 1, Active)].map(|value| (5, value))).is_err());
+}
+
+#[test]
+fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
+    let mut bench = Bench::new();
+    let mut both = plan(&[&[1]], &[]);
+    for family in [V4, V6] {
+        let port = plan::Frontend { vip: family.vip(1), protocol: model::Protocol::Udp, port: 53 };
+        let empty = Target { backends: BTreeMap::new(), ..both.frontends.values().next().unwrap().clone() };
+        both.frontends.insert(port, empty);
+    }
+    let mut answers = |plan: &Plan| {
+        bench.follow(plan);
+        [V4, V6].map(|family| bench.memory.answers(family.vip(1)))
+    };
+    assert_eq!(answers(&both), [Some(true); 2]);
+    assert_eq!(answers(&plan(&[&[]], &[])), [Some(false); 2]);
+    assert_eq!(answers(&plan(&[&[1]], &[])), [Some(true); 2]);
+    assert_eq!(answers(&plan(&[], &[])), [None; 2]);
+}
+
+#[test]
+fn a_table_is_refused_when_slots_run_out() {
+    let mut tables = Tables::new(7, 100);
+    let refusal = tables.follow(&plan(&[&[1]], &[]), Duration::ZERO, || Ok(BTreeSet::new())).unwrap_err();
+    assert!(refusal.to_string().contains("no room for a table"), "{refusal}");
 }
 
 proptest! {
@@ -228,9 +368,12 @@ proptest! {
             let slices: Vec<&[u8]> = targets.iter().map(Vec::as_slice).collect();
             let dead: Vec<u8> = dead.into_iter().collect();
             bench.follow(&plan(&slices, &dead));
-            prop_assert_eq!(bench.memory.frontends.len(), targets.len());
+            prop_assert_eq!(bench.memory.frontends.len(), 4 * targets.len());
             for (vip, target) in (1..).zip(&targets) {
                 prop_assert_eq!(bench.memory.chosen(vip), target.iter().copied().collect());
+                for family in [V4, V6] {
+                    prop_assert_eq!(bench.memory.answers(family.vip(vip)), Some(!target.is_empty()));
+                }
             }
             for (n, state) in bench.memory.states() {
                 let active = targets.iter().any(|target| target.contains(&n));

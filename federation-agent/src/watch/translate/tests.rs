@@ -41,6 +41,7 @@ fn ports_that_cannot_be_served_are_left_out_and_the_others_stay() {
                 { "port": 80 },
                 { "name": "dns", "port": 53, "protocol": "UDP" },
                 { "name": "signalling", "port": 3868, "protocol": "SCTP" },
+                { "name": "newer", "port": 33, "protocol": "DCCP" },
                 { "name": "nothing", "port": 0 },
                 { "name": "huge", "port": 65536 },
             ],
@@ -49,11 +50,12 @@ fn ports_that_cannot_be_served_are_left_out_and_the_others_stay() {
     .unwrap();
     let Translated { value, left_out } = service(&object);
     let port = |name: &str, protocol, port| Port { name: name.into(), protocol, port };
-    assert_eq!(value.ports, [port("", Protocol::Tcp, 80), port("dns", Protocol::Udp, 53)]);
+    let (dns, signalling) = (port("dns", Protocol::Udp, 53), port("signalling", Protocol::Sctp, 3868));
+    assert_eq!(value.ports, [port("", Protocol::Tcp, 80), dns, signalling]);
     assert_eq!(
         left_out.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
-            r#"port "signalling" has protocol SCTP; TCP and UDP are served"#,
+            r#"port "newer" has protocol DCCP; TCP, UDP and SCTP are served"#,
             r#"port "nothing" has number Some(0); 1 to 65535 can be served"#,
             r#"port "huge" has number Some(65536); 1 to 65535 can be served"#,
         ]
@@ -145,7 +147,7 @@ fn an_endpoint_is_as_ready_as_its_conditions_say() {
 fn a_slice_brings_the_endpoints_of_one_shard() {
     let translated = endpoint_slice(&slice(
         "IPv6",
-        &json!([{ "port": 8080 }, { "name": "any" }, { "name": "s", "port": 1, "protocol": "SCTP" }]),
+        &json!([{ "port": 8080 }, { "name": "any" }, { "name": "s", "port": 1, "protocol": "DCCP" }]),
         &json!([
             { "addresses": ["fd00:8::1", "fd00:8::2"], "nodeName": "node-1", "zone": "europe-west1-d" },
             { "addresses": ["10.8.0.1"] },
@@ -170,7 +172,7 @@ fn a_slice_brings_the_endpoints_of_one_shard() {
         translated.left_out,
         [
             Untranslatable::PortNumber { port: "any".into(), number: None },
-            Untranslatable::Protocol { port: "s".into(), protocol: "SCTP".into() },
+            Untranslatable::Protocol { port: "s".into(), protocol: "DCCP".into() },
             Untranslatable::Address { address: "10.8.0.1".into(), family: "IPv6".into() },
             Untranslatable::NoAddress,
         ]
