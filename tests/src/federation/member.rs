@@ -96,7 +96,7 @@ impl Member {
             region: spec.region.clone(),
             zones: vec![spec.zone.clone()],
             reachability: federation_agent::api::Reachability::Pod,
-            networks: vec![spec.pods().into()],
+            networks: spec.pods().to_vec(),
         };
         apply(&Api::all(federation.clone()), &Registration::new(&spec.name, registration)).await
     }
