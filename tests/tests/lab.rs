@@ -4,6 +4,8 @@
 mod mtu;
 #[path = "lab/pods.rs"]
 mod pods;
+#[path = "lab/reflect.rs"]
+mod reflect;
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicU16, Ordering},
@@ -15,7 +16,7 @@ use ipnet::IpNet;
 use super::{
     Core, LabId, Namespace,
     addresses::{self, Addresses, LEAF, ROUTER},
-    program,
+    program, xdp,
 };
 
 /// The metric of routes that swallow packets for hosts without power: worse than any other.
@@ -130,6 +131,17 @@ impl Link {
         }
         self.backbone.ip([format!("link set {} mtu {mtu}", self.far_end)])?;
         self.host.ip([format!("link set eth0 mtu {mtu}")])
+    }
+
+    /// Takes the frames that the host's XDP programs send back (`XDP_TX`). A veth wakes its peer for them only if that runs a
+    /// program too (`veth_xdp_flush` in drivers/net/veth.c): GRO there makes the ring that they wait in, but nobody
+    /// looks into it.
+    ///
+    /// Not for every link, since segmentation offload towards such an end is off.
+    pub fn accept_reflected(&self, pins: &Path) -> Result<()> {
+        let (namespace, peer) =
+            self.middle.as_ref().map_or((&self.backbone, self.far_end.as_str()), |middle| (middle, "near"));
+        xdp::attach(namespace, peer, &xdp::PASS, pins)
     }
 
     fn route(&self, range: IpNet) -> String {

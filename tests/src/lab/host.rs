@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
     process::Command,
     sync::{Arc, Weak},
     time::Duration,
@@ -80,6 +81,13 @@ impl Host {
 
     pub(super) fn announce(&self, range: IpNet) -> Result<()> {
         self.inner.uplink.announce(range).with_context(|| format!("route {range} to {}", self.name()))
+    }
+
+    pub(super) fn accept_reflected(&self, pins: &Path) -> Result<()> {
+        self.inner
+            .uplink
+            .accept_reflected(pins)
+            .with_context(|| format!("prepare the link of {}", self.name()))
     }
 
     pub(super) fn core(&self) -> Result<Arc<Core>> {

@@ -22,6 +22,7 @@ mod process;
 mod settle;
 mod sweep;
 mod wait;
+pub mod xdp;
 
 use std::{
     path::{Path, PathBuf},
@@ -116,8 +117,10 @@ impl Lab {
         Cluster::new(&self.core, spec)
     }
 
-    /// The backbone sends packets for `range` to `node`: how clients outside of all nodes reach virtual IPs.
+    /// The backbone sends packets for `range` to `node`: how clients outside of all nodes reach virtual IPs. It takes
+    /// what the node's XDP programs send back, too.
     pub fn route_via(&self, range: ipnet::IpNet, node: &Node) -> Result<()> {
+        node.host().accept_reflected(&self.id().bpf_folder())?;
         node.host().announce(range)
     }
 
