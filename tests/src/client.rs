@@ -1,6 +1,7 @@
 //! What a user's program does, from any network namespace: look a name up, ask over HTTP and UDP.
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
     time::Duration,
@@ -14,7 +15,8 @@ use hickory_proto::{
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use tokio::{net::UdpSocket, time::timeout};
 
 use crate::lab::Namespace;
 
@@ -45,6 +47,41 @@ pub async fn echo(from: &Namespace, server: SocketAddr, deadline: Duration) -> R
     let names =
         answer.strip_suffix(payload).with_context(|| format!("{answer:?} does not echo {payload:?}"))?;
     names.parse()
+}
+
+/// Sends one echo request and waits for the answer to it.
+///
+/// # Errors
+/// There is none within `deadline`, or somebody says that there will be none.
+pub async fn ping(from: &Namespace, address: IpAddr, deadline: Duration) -> Result<()> {
+    // Anybody may ask in this way there, the superuser included only if told so.
+    from.set("ipv4/ping_group_range", "0 2147483647")?;
+    let (family, protocol, request, answer) = if address.is_ipv4() {
+        (AddressFamily::Inet, SockProtocol::Icmp, 8, 0)
+    } else {
+        (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129)
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = from.run(|| socket(family, SockType::Datagram, flags, protocol))?;
+    let socket = std::net::UdpSocket::from(socket.context("make a socket for echo requests")?);
+    let socket = UdpSocket::from_std(socket)?;
+    let exchange = async {
+        socket.connect((address, 0)).await?;
+        // The kernel fills in the checksum and the identifier.
+        socket.send(&[&[request, 0, 0, 0, 0, 0, 0, 1][..], b"are you there?"].concat()).await?;
+        let mut message = [0; 64];
+        let length = socket.recv(&mut message).await?;
+        Ok::<_, std::io::Error>((message[0], message[..length].ends_with(b"are you there?")))
+    };
+    let exchange = timeout(deadline, exchange).await;
+    let (kind, same) =
+        exchange.with_context(|| format!("no echo from {address} in {deadline:?}"))?.map_err(|error| {
+            let unreachable =
+                matches!(error.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable);
+            anyhow!("{address} is {}: {error}", if unreachable { "unreachable" } else { "not well" })
+        })?;
+    ensure!(kind == answer && same, "{address} does not echo: type {kind}");
+    Ok(())
 }
 
 /// Asks the DNS server at `server` for the IPv4 addresses of `name`.
