@@ -7,7 +7,7 @@ mod event;
 mod flow;
 mod fragment;
 mod hook;
-mod maps;
+pub mod maps;
 mod refuse;
 pub mod reply;
 mod scratch;
@@ -29,7 +29,7 @@ use federation_ebpf::{
 
 pub use flow::Reach;
 pub use skb::Skb;
-use xdp::XdpFrame;
+pub use xdp::XdpFrame;
 
 /// tc ingress of a pod's host-side interface: client pod to VIP.
 #[classifier]
@@ -49,7 +49,18 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 #[xdp]
 pub fn edge(ctx: XdpContext) -> u32 {
     let frame = XdpFrame(ctx.ctx);
-    let outcome = to_vip::outcome(frame, Reach::Local);
+    xdp_verdict(frame, to_vip::outcome(frame, Reach::Local))
+}
+
+/// tc egress of the uplink: local backend to off-node client.
+#[classifier]
+pub fn to_wire(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    tc_verdict(skb, reply::outcome(skb))
+}
+
+#[inline(always)]
+pub fn xdp_verdict(frame: XdpFrame, outcome: Outcome) -> u32 {
     count::outcome(outcome);
     match outcome.verdict() {
         Verdict::Pass => xdp_action::XDP_PASS,
@@ -59,13 +70,6 @@ pub fn edge(ctx: XdpContext) -> u32 {
             Err(_) => xdp_action::XDP_DROP,
         },
     }
-}
-
-/// tc egress of the uplink: local backend to off-node client.
-#[classifier]
-pub fn to_wire(ctx: TcContext) -> i32 {
-    let skb = Skb(ctx.skb.skb);
-    tc_verdict(skb, reply::outcome(skb))
 }
 
 #[inline(always)]
