@@ -1,7 +1,7 @@
 //! What a user's program does, from any network namespace: look a name up, ask over HTTP and UDP.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
     time::Duration,
 };
@@ -106,8 +106,10 @@ async fn request(from: &Namespace, server: SocketAddr) -> Result<Answer> {
 }
 
 async fn exchange(from: &Namespace, server: SocketAddr, payload: &[u8]) -> Result<Vec<u8>> {
-    let socket = from.udp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-    socket.connect(server).await?;
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = from.udp((any, 0).into())?;
+    socket.connect(server).await.with_context(|| format!("connect to {server}"))?;
     socket.send(payload).await.with_context(|| format!("send to {server}"))?;
     let mut answer = vec![0; MOST_BYTES];
     let length = socket.recv(&mut answer).await.with_context(|| format!("receive from {server}"))?;

@@ -18,11 +18,14 @@ use federation_agent::api::ScopeKind;
 use federation_tests::{
     client::{self, Answer},
     federation::{
-        DOMAIN, FEDERATION, Federation, NAMESPACE, PATIENCE, SERVICE, SERVICE_ECHO_PORT, SERVICE_HTTP_PORT,
-        VIP_RANGE,
+        DOMAIN, FEDERATION, Federation, HTTP_PORT, NAMESPACE, PATIENCE, SERVICE, SERVICE_ECHO_PORT,
+        SERVICE_HTTP_PORT, VIP_RANGE, VIP_RANGE_V6, my_dual_stack_service,
     },
     lab::{Namespace, Node, Pod},
 };
+use ipnet::{Ipv4Net, Ipv6Net};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, ResourceExt as _, api::ListParams};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -194,6 +197,57 @@ async fn a_client_outside_of_all_nodes_is_served_by_the_node_that_it_enters_thro
     moves_to(&federation, outside.namespace(), http(vip), SAME_REGION).await?;
     let answer = client::echo(outside.namespace(), (vip, SERVICE_ECHO_PORT).into(), PATIENCE).await?;
     assert_eq!(answer.cluster, SAME_REGION);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dual_stack_service_has_vips_and_endpoints_of_both_families() -> Result<()> {
+    let federation = Federation::running_with(&my_dual_stack_service()?).await?;
+    let v4: Ipv4Net = VIP_RANGE.parse()?;
+    let v6: Ipv6Net = VIP_RANGE_V6.parse()?;
+    for (scope, location) in [
+        (ScopeKind::Nearest, None),
+        (ScopeKind::Global, None),
+        (ScopeKind::Region, Some("us-east1")),
+        (ScopeKind::Zone, Some(FAR)),
+    ] {
+        assert!(v4.contains(&federation.vip(scope, location).await?), "{scope:?}");
+        assert!(v6.contains(&federation.vip_v6(scope, location).await?), "{scope:?}");
+    }
+
+    let mut expected = BTreeSet::new();
+    for cluster in [NEAR, SAME_REGION, FAR] {
+        for pod in federation.member(cluster)?.servers() {
+            let addresses = [pod.address().to_string(), pod.address_v6().to_string()];
+            expected.extend(addresses.map(|address| (cluster.to_owned(), address)));
+        }
+    }
+    let slices = Api::<EndpointSlice>::namespaced(federation.api().clone(), NAMESPACE);
+    let mirrored = async || {
+        let mut found = BTreeSet::new();
+        for slice in slices.list(&ListParams::default()).await? {
+            let cluster = slice.labels().get("federation.dev/cluster").context("a slice of nobody")?;
+            let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            found.extend(addresses.map(|address| (cluster.clone(), address.clone())));
+        }
+        ensure!(found == expected, "{found:?} are mirrored, not {expected:?}");
+        Ok(())
+    };
+    federation.lab().wait_for("the endpoints of both families are mirrored", PATIENCE, mirrored).await?;
+
+    // One family does not hinder the other.
+    let client = Client::new(&federation)?;
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    moves_to(&federation, client.namespace(), http(vip), NEAR).await?;
+    // Pods of all clusters are there in the other family, too.
+    for cluster in [NEAR, SAME_REGION, FAR] {
+        for pod in federation.member(cluster)?.servers() {
+            let server = SocketAddr::from((pod.address_v6(), HTTP_PORT));
+            let expected = Answer { cluster: cluster.to_owned(), pod: pod.name().to_owned() };
+            assert_eq!(client::get(client.namespace(), server, PATIENCE).await?, expected);
+            assert_eq!(client::echo(client.namespace(), server, PATIENCE).await?, expected);
+        }
+    }
     Ok(())
 }
 

@@ -1,17 +1,25 @@
-//! The lab itself: its network carries, its power cuts are silent, and it leaves nothing behind.
+//! The lab itself: its network carries both families, its power cuts are silent, and it leaves nothing behind.
+
+#[path = "lab/mtu.rs"]
+mod mtu;
+#[path = "lab/pods.rs"]
+mod pods;
+#[path = "lab/reflect.rs"]
+mod reflect;
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use federation_tests::{
     client::{Answer, echo, get},
-    lab::{ClusterSpec, Lab, LabId, Owner, Pod, eventually, labs, program, remove},
+    lab::{ClusterSpec, Lab, LabId, Owner, Pod, Process, eventually, labs, program, remove},
 };
 
 const PORT: u16 = 8080;
@@ -21,10 +29,14 @@ const SHORT: Duration = Duration::from_millis(300);
 /// A pod with a server in it, on a new node of a new cluster.
 fn serving_pod(lab: &Lab, spec: ClusterSpec) -> Result<Pod> {
     let pod = lab.cluster(spec)?.add_node()?.add_pod("pod1")?;
+    serve(&pod)?;
+    Ok(pod)
+}
+
+fn serve(pod: &Pod) -> Result<Arc<Process>> {
     let mut command = pod.namespace().command(program("echo")?);
     command.args([pod.cluster(), pod.name(), &PORT.to_string()]);
-    pod.spawn(command)?;
-    Ok(pod)
+    pod.spawn(command)
 }
 
 fn near() -> ClusterSpec {
@@ -39,9 +51,30 @@ fn server(pod: &Pod) -> SocketAddr {
     (pod.address(), PORT).into()
 }
 
-async fn answers(lab: &Lab, from: &Pod, to: &Pod) -> Result<Answer> {
-    lab.wait_for("a pod answers over HTTP", PATIENCE, async || get(from.namespace(), server(to), SHORT).await)
-        .await
+/// The same server in both families.
+fn servers(pod: &Pod) -> [SocketAddr; 2] {
+    [server(pod), (pod.address_v6(), PORT).into()]
+}
+
+async fn answers(lab: &Lab, from: &Pod, to: SocketAddr) -> Result<Answer> {
+    lab.wait_for("a pod answers over HTTP", PATIENCE, async || get(from.namespace(), to, SHORT).await).await
+}
+
+/// Whether there is somebody at an address where nothing listens, who says so.
+async fn refuses(from: &Pod, dead_end: SocketAddr) -> Result<()> {
+    match get(from.namespace(), dead_end, SHORT).await {
+        Err(error) if format!("{error:#}").contains("refused") => Ok(()),
+        Err(error) => Err(error),
+        Ok(answer) => anyhow::bail!("{answer:?}"),
+    }
+}
+
+/// One of the network stack's counters in a pod.
+fn counted(pod: &Pod, counter: &str) -> Result<u64> {
+    let all = pod.namespace().execute("nstat", &["--ignore", "--noupdate", "--zeros", counter])?;
+    let line = all.lines().find_map(|line| line.strip_prefix(counter));
+    let value = line.and_then(|line| line.split_whitespace().next());
+    value.with_context(|| format!("no {counter} in: {all}"))?.parse().context("a count")
 }
 
 #[tokio::test]
@@ -50,8 +83,10 @@ async fn pods_of_different_clusters_reach_each_other() -> Result<()> {
     let (one, other) = (serving_pod(&lab, near())?, serving_pod(&lab, far())?);
     for (from, to, cluster) in [(&one, &other, "far"), (&other, &one, "near"), (&one, &one, "near")] {
         let expected = Answer { cluster: cluster.to_owned(), pod: "pod1".to_owned() };
-        assert_eq!(answers(&lab, from, to).await?, expected);
-        assert_eq!(echo(from.namespace(), server(to), PATIENCE).await?, expected);
+        for to in servers(to) {
+            assert_eq!(answers(&lab, from, to).await?, expected);
+            assert_eq!(echo(from.namespace(), to, PATIENCE).await?, expected);
+        }
     }
     Ok(())
 }
@@ -60,8 +95,28 @@ async fn pods_of_different_clusters_reach_each_other() -> Result<()> {
 async fn a_host_outside_of_all_nodes_reaches_a_pod() -> Result<()> {
     let lab = Lab::new()?;
     let (outside, pod) = (lab.host("outside")?, serving_pod(&lab, near())?);
-    let answer = async || get(outside.namespace(), server(&pod), SHORT).await;
-    lab.wait_for("the pod answers", PATIENCE, answer).await?;
+    for server in servers(&pod) {
+        let answer = async || get(outside.namespace(), server, SHORT).await;
+        lab.wait_for("the pod answers", PATIENCE, answer).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_routed_via_a_node_reaches_it_in_both_families() -> Result<()> {
+    let lab = Lab::new()?;
+    let (client, node) = (serving_pod(&lab, near())?, lab.cluster(far())?.add_node()?);
+    for (range, address) in [("198.18.0.0/16", "198.18.0.7"), ("fd98:18::/112", "fd98:18::7")] {
+        let dead_end = SocketAddr::new(address.parse()?, PORT);
+        node.namespace().ip([format!("address add {address} dev lo")])?;
+        refuses(&client, dead_end).await.expect_err("no route leads there");
+        lab.route_via(range.parse()?, &node)?;
+        refuses(&client, dead_end).await?;
+        node.power_off()?;
+        refuses(&client, dead_end).await.expect_err("nobody is there");
+        node.power_on()?;
+        refuses(&client, dead_end).await?;
+    }
     Ok(())
 }
 
@@ -72,20 +127,30 @@ async fn a_power_cut_is_silence_and_ends_with_the_power_back() -> Result<()> {
     let cluster = lab.cluster(far())?;
     let node = cluster.add_node()?;
     // Nothing listens there: as long as the node has power, it says so.
-    let dead_end = SocketAddr::from((node.gateway(), PORT));
-    let refused = async || match get(client.namespace(), dead_end, SHORT).await {
-        Err(error) if format!("{error:#}").contains("refused") => Ok(()),
-        Err(error) => Err(error),
-        Ok(answer) => anyhow::bail!("{answer:?}"),
-    };
-    lab.wait_for("the node refuses", PATIENCE, refused).await?;
-
+    let addresses: [IpAddr; 4] = [
+        node.gateway().into(),
+        node.gateway_v6().into(),
+        node.host().address().into(),
+        node.host().address_v6().into(),
+    ];
+    let dead_ends = addresses.map(|address| SocketAddr::new(address, PORT));
+    for dead_end in dead_ends {
+        refuses(&client, dead_end).await?;
+    }
     cluster.power_off()?;
-    let error = get(client.namespace(), dead_end, SHORT).await.expect_err("nobody is there");
-    assert!(format!("{error:#}").contains("no answer"), "neither refused nor unreachable: {error:#}");
-
+    for dead_end in dead_ends {
+        let error = get(client.namespace(), dead_end, SHORT).await.expect_err("nobody is there");
+        assert!(format!("{error:#}").contains("no answer"), "neither refused nor unreachable: {error:#}");
+    }
+    // A socket may have missed the errors that its host was sent.
+    for counter in ["IcmpInDestUnreachs", "Icmp6InDestUnreachs"] {
+        assert_eq!(counted(&client, counter)?, 0, "{counter}");
+    }
     cluster.power_on()?;
-    lab.wait_for("the node refuses again", PATIENCE, refused).await
+    for dead_end in dead_ends {
+        refuses(&client, dead_end).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -93,7 +158,7 @@ async fn a_delay_is_felt_in_both_directions_and_carries_large_transfers() -> Res
     let delay = Duration::from_millis(30);
     let lab = Lab::new()?;
     let (client, pod) = (serving_pod(&lab, near())?, serving_pod(&lab, far().delayed_by(delay))?);
-    answers(&lab, &client, &pod).await?;
+    answers(&lab, &client, server(&pod)).await?;
     let start = Instant::now();
     client.namespace().connect(server(&pod)).await?;
     assert!(start.elapsed() >= 2 * delay, "a handshake took only {:?}", start.elapsed());
@@ -112,8 +177,10 @@ async fn labs_do_not_see_each_other() -> Result<()> {
     let (one, other) = (Lab::new()?, Lab::new()?);
     let pod = serving_pod(&one, near())?;
     let stranger = other.cluster(far())?.add_node()?.add_pod("pod1")?;
-    answers(&one, &pod, &pod).await?;
-    get(stranger.namespace(), server(&pod), SHORT).await.expect_err("the pod is in another lab");
+    answers(&one, &pod, server(&pod)).await?;
+    for server in servers(&pod) {
+        get(stranger.namespace(), server, SHORT).await.expect_err("the pod is in another lab");
+    }
     Ok(())
 }
 

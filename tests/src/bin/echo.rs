@@ -1,6 +1,6 @@
-//! The server in a lab's pods: says over HTTP and UDP which pod of which cluster it is.
+//! The server in a lab's pods: says over HTTP and UDP, IPv4 and IPv6, which pod of which cluster it is.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use axum::{Router, routing::get};
@@ -21,7 +21,9 @@ struct Arguments {
 async fn main() -> Result<()> {
     let Arguments { cluster, pod, port } = Arguments::parse();
     let names = format!("{cluster} {pod}\n");
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    // Takes IPv4 too (RFC 3493 section 3.7). Answers come from the address that they were asked at, since a pod has one
+    // address of each family.
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}/TCP"))?;
     let socket = UdpSocket::bind(address).await.with_context(|| format!("listen on {address}/UDP"))?;
 

@@ -16,15 +16,11 @@ use federation_agent::api::{
 };
 use k8s_openapi::{
     ByteString,
-    api::{
-        core::v1::{ObjectReference, Secret, Service},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    },
-    apimachinery::pkg::util::intstr::IntOrString,
+    api::core::v1::{Secret, Service},
 };
 use kube::{Api, Client, api::ObjectMeta};
 
-use super::{HTTP_PORT, PATIENCE, apply, login::login, make_namespace, start_api_server};
+use super::{HTTP_PORT, PATIENCE, apply, login::login, make_namespace, slices::slices, start_api_server};
 use crate::{
     client,
     lab::{Cluster, Lab, Node, Pod, Process, program},
@@ -96,7 +92,7 @@ impl Member {
             region: spec.region.clone(),
             zones: vec![spec.zone.clone()],
             reachability: federation_agent::api::Reachability::Pod,
-            networks: vec![spec.pods().into()],
+            networks: spec.pods().to_vec(),
         };
         apply(&Api::all(federation.clone()), &Registration::new(&spec.name, registration)).await
     }
@@ -179,54 +175,14 @@ impl Member {
             (state.servers.clone(), state.published.clone())
         };
         for (namespace, name) in published {
-            let service = Api::<Service>::namespaced(self.api().clone(), &namespace).get(&name).await?;
-            let slice = self.slice(&service, &name, &servers);
-            apply(&Api::namespaced(self.api().clone(), &namespace), &slice).await?;
+            let shard = Api::<Service>::namespaced(self.api().clone(), &namespace).get(&name).await?;
+            let slices = slices(&shard, &servers, &self.cluster().spec().zone)?;
+            let api = Api::namespaced(self.api().clone(), &namespace);
+            for slice in &slices {
+                apply(&api, slice).await?;
+            }
         }
         Ok(())
-    }
-
-    fn slice(&self, service: &Service, name: &str, servers: &[(Pod, bool)]) -> EndpointSlice {
-        let endpoints = servers.iter().map(|(pod, ready)| Endpoint {
-            addresses: vec![pod.address().to_string()],
-            conditions: Some(EndpointConditions {
-                ready: Some(*ready),
-                serving: Some(*ready),
-                terminating: Some(false),
-            }),
-            node_name: Some(pod.node_name().to_owned()),
-            target_ref: Some(ObjectReference {
-                kind: Some("Pod".to_owned()),
-                name: Some(pod.name().to_owned()),
-                ..ObjectReference::default()
-            }),
-            zone: Some(self.cluster().spec().zone.clone()),
-            ..Endpoint::default()
-        });
-        let ports =
-            service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(|port| EndpointPort {
-                name: port.name.clone(),
-                protocol: port.protocol.clone(),
-                port: match port.target_port {
-                    Some(IntOrString::Int(number)) => Some(number),
-                    _ => Some(port.port),
-                },
-                ..EndpointPort::default()
-            });
-        let labels = [
-            ("kubernetes.io/service-name", name),
-            ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"),
-        ];
-        EndpointSlice {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}-1")),
-                labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-                ..ObjectMeta::default()
-            },
-            address_type: "IPv4".to_owned(),
-            endpoints: endpoints.collect(),
-            ports: Some(ports.collect()),
-        }
     }
 
     pub(super) async fn make_namespace(&self, name: &str) -> Result<()> {

@@ -2,10 +2,11 @@
 
 mod login;
 mod member;
+mod slices;
 
 use std::{
     fmt::Debug,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -30,6 +31,7 @@ pub use member::Member;
 pub const FEDERATION: &str = "my-federation";
 pub const DOMAIN: &str = "example.com";
 pub const VIP_RANGE: &str = "198.18.0.0/16";
+pub const VIP_RANGE_V6: &str = "fd98:18::/112";
 pub const NAMESPACE: &str = "my-namespace";
 pub const SERVICE: &str = "my-service";
 
@@ -45,7 +47,8 @@ pub const SERVICE_ECHO_PORT: u16 = 7;
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What every role that acts for the federation is told.
-const FLAGS: [&str; 6] = ["--federation", FEDERATION, "--domain", DOMAIN, "--vip-range", VIP_RANGE];
+const FLAGS: [&str; 8] =
+    ["--federation", FEDERATION, "--domain", DOMAIN, "--vip-range", VIP_RANGE, "--vip-range", VIP_RANGE_V6];
 
 /// Who writes the lab's objects.
 const WRITER: &str = "federation-lab";
@@ -92,16 +95,28 @@ pub fn my_service() -> Result<Service> {
     serde_json::from_value(manifest).context("the manifest of the service")
 }
 
+/// The same Service for clients of both families.
+pub fn my_dual_stack_service() -> Result<Service> {
+    let mut service = my_service()?;
+    service.spec.get_or_insert_default().ip_family_policy = Some("RequireDualStack".to_owned());
+    Ok(service)
+}
+
 impl Federation {
     /// Everything up to and including a service that answers: three clusters, a node and two pods each.
     pub async fn running() -> Result<Self> {
+        Self::running_with(&my_service()?).await
+    }
+
+    /// The same with another Service of the same name.
+    pub async fn running_with(service: &Service) -> Result<Self> {
         let mut federation = Self::start(Lab::new()?).await?;
         for spec in three_clusters() {
             federation.add_cluster(spec, 2).await?;
         }
         federation.register_all().await?;
         federation.start_agents().await?;
-        federation.create(&my_service()?).await?;
+        federation.create(service).await?;
         federation.publish_all().await?;
         Ok(federation)
     }
@@ -207,20 +222,35 @@ impl Federation {
         Ok(())
     }
 
-    /// The service's virtual IP of one scope, once the controller has given it one.
+    /// The service's IPv4 VIP of one scope, once the controller has given it one.
     pub async fn vip(&self, scope: ScopeKind, location: Option<&str>) -> Result<Ipv4Addr> {
+        let v4 = |ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None };
+        self.allocated(scope, location, "IPv4", v4).await
+    }
+
+    /// The service's IPv6 VIP of one scope, once the controller has given it one.
+    pub async fn vip_v6(&self, scope: ScopeKind, location: Option<&str>) -> Result<Ipv6Addr> {
+        let v6 = |ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None };
+        self.allocated(scope, location, "IPv6", v6).await
+    }
+
+    async fn allocated<Ip>(
+        &self,
+        scope: ScopeKind,
+        location: Option<&str>,
+        family: &str,
+        of_family: impl Fn(IpAddr) -> Option<Ip>,
+    ) -> Result<Ip> {
         let services = Api::<FederatedService>::namespaced(self.api.clone(), NAMESPACE);
         let allocated = async || {
             let status = services.get(SERVICE).await?.status.context("no status yet")?;
             let mut vips = status.vips.into_iter();
             let vip = vips.find(|vip| vip.scope == scope && vip.location.as_deref() == location);
             let ips = vip.context("no VIP of this scope yet")?.ips;
-            let v4 = ips
-                .into_iter()
-                .find_map(|ip| if let std::net::IpAddr::V4(ip) = ip { Some(ip) } else { None });
-            v4.context("no IPv4 address")
+            ips.into_iter().find_map(&of_family).with_context(|| format!("no {family} address"))
         };
-        let what = format!("{SERVICE} has a VIP of scope {scope:?} {}", location.unwrap_or_default());
+        let location = location.unwrap_or_default();
+        let what = format!("{SERVICE} has an {family} VIP of scope {scope:?} {location}");
         self.lab.wait_for(what, PATIENCE, allocated).await
     }
 

@@ -1,7 +1,8 @@
 //! The backbone: one router that every host is linked to, and the links' far ends, where power is cut.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicU16, Ordering},
@@ -9,16 +10,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use ipnet::Ipv4Net;
+use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
 
-use super::{Core, LabId, Namespace, program};
-
-/// The links' own addresses: 172.31.0.0/16, two a link.
-const LINKS: [u8; 2] = [172, 31];
+use super::{
+    Core, LabId, Namespace,
+    addresses::{self, Addresses, LEAF, ROUTER},
+    program, xdp,
+};
 
 /// The metric of routes that swallow packets for hosts without power: worse than any other.
 const SILENCE: u32 = 4000;
+
+/// Below this the kernel takes IPv6 away from an interface (RFC 8200 section 5).
+const SMALLEST_MTU: u32 = 1280;
 
 pub(super) struct Backbone {
     namespace: Namespace,
@@ -30,8 +35,11 @@ pub(super) struct Link {
     backbone: Namespace,
     /// The interface on the backbone's side.
     far_end: String,
-    address: Ipv4Addr,
-    routes: Mutex<Vec<Ipv4Net>>,
+    host: Namespace,
+    /// Where a link with a delay is interrupted.
+    middle: Option<Namespace>,
+    addresses: Addresses,
+    routes: Mutex<Vec<IpNet>>,
 }
 
 // === impl Backbone ===
@@ -39,7 +47,9 @@ pub(super) struct Link {
 impl Backbone {
     pub fn new(lab: LabId) -> Result<Self> {
         let namespace = Namespace::create(&format!("{}backbone", lab.prefix()))?;
-        namespace.set("ipv4/ip_forward", "1")?;
+        namespace.forward()?;
+        // A link that goes down would lose its IPv6 addresses, and only those.
+        namespace.set("ipv6/conf/all/keep_addr_on_down", "1")?;
         Ok(Self { namespace, next_link: AtomicU16::new(0) })
     }
 }
@@ -51,37 +61,45 @@ impl Link {
     pub fn new(core: &Core, name: &str, host: &Namespace, delay: Option<Duration>) -> Result<Self> {
         let backbone = core.backbone.namespace.clone();
         let number = core.backbone.next_link.fetch_add(1, Ordering::Relaxed);
-        let [high, low] = (number * 2).to_be_bytes();
-        let gateway = Ipv4Addr::new(LINKS[0], LINKS[1], high, low);
-        let address = Ipv4Addr::new(LINKS[0], LINKS[1], high, low + 1);
+        let [gateway, addresses] = addresses::link(number)?;
         let far_end = format!("link{number}");
 
-        match delay {
+        let middle = match delay {
             None => {
                 let host = host.name();
                 backbone.ip([format!("link add {far_end} type veth peer name eth0 netns {host}")])?;
+                None
             }
-            Some(delay) => lay_wire(core, name, host, &far_end, delay)?,
-        }
+            Some(delay) => Some(lay_wire(core, name, host, &far_end, delay)?),
+        };
         backbone.ip([
-            format!("address add {gateway}/31 dev {far_end}"),
+            format!("address add {}/31 dev {far_end}", gateway.v4),
+            format!("address add {}/127 dev {far_end} nodad", gateway.v6),
+            format!("address add {ROUTER}/64 dev {far_end} nodad"),
             format!("link set {far_end} up"),
-            format!("route add blackhole {gateway}/31 metric {SILENCE}"),
+            format!("route add blackhole {}/31 metric {SILENCE}", gateway.v4),
+            format!("route add blackhole {}/127 metric {SILENCE}", gateway.v6),
         ])?;
         host.ip([
-            format!("address add {address}/31 dev eth0"),
+            format!("address add {}/31 dev eth0", addresses.v4),
+            format!("address add {}/127 dev eth0 nodad", addresses.v6),
+            format!("address add {LEAF}/64 dev eth0 nodad"),
             "link set eth0 up".to_owned(),
-            format!("route add default via {gateway}"),
+            format!("route add default via {}", gateway.v4),
+            format!("route add default via {}", gateway.v6),
         ])?;
-        Ok(Self { backbone, far_end, address, routes: Mutex::default() })
+        backbone.notice_carrier([far_end.as_str()])?;
+        backbone.settle([far_end.as_str()])?;
+        host.settle(["eth0"])?;
+        Ok(Self { backbone, far_end, host: host.clone(), middle, addresses, routes: Mutex::default() })
     }
 
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
     /// The backbone sends packets for `range` over this link from now on.
-    pub fn announce(&self, range: Ipv4Net) -> Result<()> {
+    pub fn announce(&self, range: IpNet) -> Result<()> {
         self.backbone.ip([self.route(range), format!("route replace blackhole {range} metric {SILENCE}")])?;
         self.routes.lock().expect("no holder of the routes panics").push(range);
         Ok(())
@@ -95,18 +113,54 @@ impl Link {
 
     pub fn restore(&self) -> Result<()> {
         let mut lines = vec![format!("link set {} up", self.far_end)];
+        // Link-local addresses are not kept.
+        lines.push(format!("address replace {ROUTER}/64 dev {} nodad", self.far_end));
         let routes = self.routes.lock().expect("no holder of the routes panics");
         lines.extend(routes.iter().map(|range| self.route(*range)));
-        self.backbone.ip(lines)
+        self.backbone.ip(lines)?;
+        self.backbone.settle([self.far_end.as_str()])?;
+        self.host.notice_carrier(["eth0"])
     }
 
-    fn route(&self, range: Ipv4Net) -> String {
-        format!("route replace {range} via {} dev {}", self.address, self.far_end)
+    /// Sets what the link carries at most, at all of its ends: a veth that is sent more than it may send itself drops it
+    /// without a word.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        check_mtu(mtu)?;
+        if let Some(middle) = &self.middle {
+            middle.ip(["near", "far"].map(|end| format!("link set {end} mtu {mtu}")))?;
+        }
+        self.backbone.ip([format!("link set {} mtu {mtu}", self.far_end)])?;
+        self.host.ip([format!("link set eth0 mtu {mtu}")])
+    }
+
+    /// Takes the frames that the host's XDP programs send back (`XDP_TX`). A veth wakes its peer for them only if that runs a
+    /// program too (`veth_xdp_flush` in drivers/net/veth.c): GRO there makes the ring that they wait in, but nobody
+    /// looks into it.
+    ///
+    /// Not for every link, since segmentation offload towards such an end is off.
+    pub fn accept_reflected(&self, pins: &Path) -> Result<()> {
+        let (namespace, peer) =
+            self.middle.as_ref().map_or((&self.backbone, self.far_end.as_str()), |middle| (middle, "near"));
+        xdp::attach(namespace, peer, &xdp::PASS, pins)
+    }
+
+    fn route(&self, range: IpNet) -> String {
+        let gateway: IpAddr = match range {
+            IpNet::V4(_) => self.addresses.v4.into(),
+            IpNet::V6(_) => self.addresses.v6.into(),
+        };
+        format!("route replace {range} via {gateway} dev {}", self.far_end)
     }
 }
 
+/// Whether both families fit through a link of this size.
+pub(super) fn check_mtu(mtu: u32) -> Result<()> {
+    ensure!(mtu >= SMALLEST_MTU, "an MTU of {mtu} carries no IPv6: {SMALLEST_MTU} is the smallest that does");
+    Ok(())
+}
+
 /// A delay line between `eth0` of the host and the backbone, in a namespace of its own.
-fn lay_wire(core: &Core, name: &str, host: &Namespace, far_end: &str, delay: Duration) -> Result<()> {
+fn lay_wire(core: &Core, name: &str, host: &Namespace, far_end: &str, delay: Duration) -> Result<Namespace> {
     let middle = Namespace::create(&format!("{}{name}-wire", core.id.prefix()))?;
     middle.ip([
         format!("link add near type veth peer name eth0 netns {}", host.name()),
@@ -116,5 +170,6 @@ fn lay_wire(core: &Core, name: &str, host: &Namespace, far_end: &str, delay: Dur
     ])?;
     let mut command = middle.command(program("wire")?);
     command.args(["near", "far", &delay.as_micros().to_string()]);
-    core.spawn(&format!("{name}-wire"), command).map(drop).context("start the delay line")
+    core.spawn(&format!("{name}-wire"), command).context("start the delay line")?;
+    Ok(middle)
 }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::{Core, Host, Node};
+use super::{Core, Host, Node, addresses};
 
 /// Where a cluster stands.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct ClusterSpec {
     pub name: String,
     pub region: String,
     pub zone: String,
-    /// The second number of its addresses, `10.<network>.0.0/16`.
+    /// The second number of its addresses, `10.<network>.0.0/16` and `fd10:<network>::/32`.
     pub network: u8,
     /// How far away it is: what each direction of a link to it takes longer.
     pub delay: Option<Duration>,
@@ -47,9 +47,9 @@ impl ClusterSpec {
         Self { delay: Some(delay), ..self }
     }
 
-    /// The range that all its pods' addresses are in.
-    pub fn pods(&self) -> Ipv4Net {
-        Ipv4Net::new_assert([10, self.network, 0, 0].into(), 16)
+    /// The ranges that all its pods' addresses are in, one of each family.
+    pub fn pods(&self) -> [IpNet; 2] {
+        addresses::cluster(self.network).both()
     }
 }
 

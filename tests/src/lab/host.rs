@@ -1,14 +1,15 @@
 //! A host: a network namespace with an uplink to the backbone.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
     process::Command,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{Core, Namespace, Process, backbone::Link};
 
@@ -45,7 +46,11 @@ impl Host {
 
     /// The address on its uplink.
     pub fn address(&self) -> Ipv4Addr {
-        self.inner.uplink.address()
+        self.inner.uplink.addresses().v4
+    }
+
+    pub fn address_v6(&self) -> Ipv6Addr {
+        self.inner.uplink.addresses().v6
     }
 
     /// Starts `command` (made by this host's namespace) as a process of the lab, with its output in the lab's logs.
@@ -62,14 +67,27 @@ impl Host {
         self.inner.uplink.restore().with_context(|| format!("give {} its power back", self.name()))
     }
 
-    /// Sends whole checksums from now on. XDP programs see packets before a network card would have completed
+    /// The uplink carries no larger packets from now on, neither way: towards the host it is the backbone that says so to
+    /// senders, and what comes from beyond the host is refused by the host itself.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        self.inner.uplink.set_mtu(mtu).with_context(|| format!("set the MTU of the link of {}", self.name()))
+    }
+
+    /// Sends whole checksums from now on, of both families. XDP programs see packets before a network card would have completed
     /// them, so a sender whose packets they change must not leave the sum to the card.
     pub fn complete_checksums(&self) -> Result<()> {
         self.namespace().execute("ethtool", &["--offload", "eth0", "tx", "off"]).map(drop)
     }
 
-    pub(super) fn announce(&self, range: Ipv4Net) -> Result<()> {
+    pub(super) fn announce(&self, range: IpNet) -> Result<()> {
         self.inner.uplink.announce(range).with_context(|| format!("route {range} to {}", self.name()))
+    }
+
+    pub(super) fn accept_reflected(&self, pins: &Path) -> Result<()> {
+        self.inner
+            .uplink
+            .accept_reflected(pins)
+            .with_context(|| format!("prepare the link of {}", self.name()))
     }
 
     pub(super) fn core(&self) -> Result<Arc<Core>> {

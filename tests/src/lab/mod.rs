@@ -10,15 +10,19 @@
 //!    └────────────┴── backbone ──┴────────────────┘
 //! ```
 
+mod addresses;
 mod backbone;
 mod cluster;
 mod host;
 mod lease;
 mod namespace;
 mod node;
+mod pod;
 mod process;
+mod settle;
 mod sweep;
 mod wait;
+pub mod xdp;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +41,8 @@ pub use cluster::{Cluster, ClusterSpec};
 pub use host::Host;
 pub use lease::LabId;
 pub use namespace::Namespace;
-pub use node::{Node, Pod};
+pub use node::Node;
+pub use pod::Pod;
 pub use process::{Process, program};
 pub use sweep::{Found, Owner, Remains, labs, remains, remove};
 pub use wait::eventually;
@@ -112,8 +117,10 @@ impl Lab {
         Cluster::new(&self.core, spec)
     }
 
-    /// The backbone sends packets for `range` to `node`: how clients outside of all nodes reach virtual IPs.
-    pub fn route_via(&self, range: ipnet::Ipv4Net, node: &Node) -> Result<()> {
+    /// The backbone sends packets for `range` to `node`: how clients outside of all nodes reach virtual IPs. It takes
+    /// what the node's XDP programs send back, too.
+    pub fn route_via(&self, range: ipnet::IpNet, node: &Node) -> Result<()> {
+        node.host().accept_reflected(&self.id().bpf_folder())?;
         node.host().announce(range)
     }
 
@@ -165,6 +172,13 @@ impl Drop for Lab {
 impl Core {
     fn processes(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
         self.processes.lock().expect("no holder of the list panics")
+    }
+
+    /// Kills the processes of this name; what they said stays.
+    fn kill(&self, name: &str) {
+        for process in self.processes().iter().filter(|process| process.name() == name) {
+            process.kill();
+        }
     }
 
     /// The ends of all logs, for a person who has to find out what went wrong.

@@ -35,17 +35,27 @@ struct Visit {
 impl Namespace {
     /// Makes a namespace with its loopback up.
     pub fn create(name: &str) -> Result<Self> {
-        let output = Command::new("ip").args(["netns", "add", name]).output().context("run ip")?;
-        ensure!(
-            output.status.success(),
-            "make network namespace {name}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let path = Path::new(FOLDER).join(name);
-        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        let namespace = Self { name: name.into(), file: Arc::new(file) };
+        let namespace = Self::create_all(&[name.to_owned()])?.remove(0);
         namespace.ip(["link set lo up"])?;
         Ok(namespace)
+    }
+
+    /// Makes namespaces in one go, with nothing up in them yet.
+    pub(super) fn create_all(names: &[String]) -> Result<Vec<Self>> {
+        batch(Command::new("ip"), names.iter().map(|name| format!("netns add {name}")))
+            .context("make network namespaces")?;
+        let open = |name: &String| {
+            let path = Path::new(FOLDER).join(name);
+            let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+            Ok(Self { name: name.as_str().into(), file: Arc::new(file) })
+        };
+        names.iter().map(open).collect()
+    }
+
+    /// Takes the names from namespaces in one go; each ends with the last process and socket in it.
+    pub(super) fn delete_all<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        batch(Command::new("ip"), names.into_iter().map(|name| format!("netns delete {name}")))
+            .context("remove network namespaces")
     }
 
     pub fn name(&self) -> &str {
@@ -70,28 +80,7 @@ impl Namespace {
 
     /// Runs lines of `ip` commands in one go.
     pub fn ip<Line: AsRef<str>>(&self, lines: impl IntoIterator<Item = Line>) -> Result<()> {
-        let lines: Vec<_> = lines.into_iter().collect();
-        let lines: Vec<_> = lines.iter().map(AsRef::as_ref).collect();
-        let script = lines.join("\n");
-        let mut child = self
-            .command("ip")
-            .args(["-batch", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("run ip in {}", self.name))?;
-        let mut input = child.stdin.take().context("ip has no standard input")?;
-        input.write_all(script.as_bytes()).context("write to ip")?;
-        drop(input);
-        let output = child.wait_with_output().context("wait for ip")?;
-        ensure!(
-            output.status.success(),
-            "ip failed in {}: {}commands were:\n{script}",
-            self.name,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        batch(self.command("ip"), lines).with_context(|| format!("set up network namespace {}", self.name))
     }
 
     /// Runs a short program to its end.
@@ -114,6 +103,12 @@ impl Namespace {
         let path = Path::new("/proc/sys/net").join(setting);
         self.run(|| fs::write(&path, value))?
             .with_context(|| format!("set {} in {}", path.display(), self.name))
+    }
+
+    /// Makes it a router, for both families.
+    pub(super) fn forward(&self) -> Result<()> {
+        self.set("ipv4/ip_forward", "1")?;
+        self.set("ipv6/conf/all/forwarding", "1")
     }
 
     /// Connects over TCP from inside.
@@ -143,4 +138,28 @@ impl Drop for Visit {
         // A thread that stayed would make the next sockets in the wrong network: nothing after that could be trusted.
         setns(self.home.as_fd(), CloneFlags::CLONE_NEWNET).expect("a thread can return to its own namespace");
     }
+}
+
+/// Runs lines of `ip` commands, up to the first that fails.
+fn batch<Line: AsRef<str>>(mut ip: Command, lines: impl IntoIterator<Item = Line>) -> Result<()> {
+    let lines: Vec<_> = lines.into_iter().collect();
+    let lines: Vec<_> = lines.iter().map(AsRef::as_ref).collect();
+    let script = lines.join("\n");
+    let mut child = ip
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run ip")?;
+    let mut input = child.stdin.take().context("ip has no standard input")?;
+    input.write_all(script.as_bytes()).context("write to ip")?;
+    drop(input);
+    let output = child.wait_with_output().context("wait for ip")?;
+    ensure!(
+        output.status.success(),
+        "ip failed: {}commands were:\n{script}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }

@@ -1,70 +1,65 @@
-//! Nodes, and the pods on them.
+//! Nodes, and how pods come to be on them and go.
 //!
 //! A node forwards between its uplink and its pods, one veth pair a pod, as the simplest of network plugins does: routes
 //! to single addresses, no bridge, no translation, strict reverse-path filtering.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    process::Command,
-    sync::{Arc, Mutex},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use anyhow::{Context as _, Result};
-use ipnet::Ipv4Net;
+use anyhow::{Context as _, Result, ensure};
 
-use super::{ClusterSpec, Core, Host, Namespace, Process};
+use super::{
+    ClusterSpec, Core, Host, Namespace, Pod,
+    addresses::{self, ROUTER, Ranges},
+};
 
 const DNS_PORT: u16 = 53;
+
+/// The group of interfaces that are about to go.
+const GOING: u32 = 1;
 
 /// A node. Clones are the same node.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<NodeInner>,
+    inner: Arc<Inner>,
 }
 
-struct NodeInner {
+struct Inner {
     host: Host,
     name: String,
     cluster: String,
-    pods: Ipv4Net,
+    pods: Ranges,
     made: Mutex<Vec<Pod>>,
 }
-
-/// A pod: a network namespace with one interface, to its node. Clones are the same pod.
-#[derive(Clone)]
-pub struct Pod {
-    inner: Arc<PodInner>,
-}
-
-struct PodInner {
-    name: String,
-    cluster: String,
-    node: Host,
-    node_name: String,
-    namespace: Namespace,
-    address: Ipv4Addr,
-}
-
-// === impl Node ===
 
 impl Node {
     pub(super) fn new(core: &Arc<Core>, cluster: &ClusterSpec, number: u8) -> Result<Self> {
         let name = format!("node{number}");
         let host = Host::new(core, &format!("{}-{name}", cluster.name), cluster.delay)?;
-        let pods = Ipv4Net::new_assert([10, cluster.network, number, 0].into(), 24);
+        let pods = addresses::node(cluster.network, number);
         let namespace = host.namespace();
-        namespace.set("ipv4/ip_forward", "1")?;
+        namespace.forward()?;
         namespace.set("ipv4/conf/all/rp_filter", "1")?;
-        let inner = NodeInner { host, name, cluster: cluster.name.clone(), pods, made: Mutex::default() };
-        let node = Self { inner: Arc::new(inner) };
-        node.host().namespace().ip([format!("address add {}/32 dev lo", node.gateway())])?;
-        node.host().announce(pods)?;
-        Ok(node)
+        namespace.ip(pods.owner().both().map(|address| format!("address add {address} dev lo nodad")))?;
+        for range in pods.both() {
+            // What is sent to a pod that is gone would bounce between node and backbone.
+            namespace.ip([format!("route add blackhole {range}")])?;
+            host.announce(range)?;
+        }
+        namespace.settle(["lo"])?;
+        let inner = Inner { host, name, cluster: cluster.name.clone(), pods, made: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Its name within the cluster.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    pub fn cluster(&self) -> &str {
+        &self.inner.cluster
     }
 
     pub fn host(&self) -> &Host {
@@ -77,7 +72,12 @@ impl Node {
 
     /// The node's own address among its pods: their gateway, and where its DNS answers.
     pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.inner.pods.network().to_bits() + 1)
+        self.inner.pods.owner().v4
+    }
+
+    /// The node's own IPv6 address among its pods, though they send to its link-local one.
+    pub fn gateway_v6(&self) -> Ipv6Addr {
+        self.inner.pods.owner().v6
     }
 
     /// Where its agent answers DNS.
@@ -85,39 +85,72 @@ impl Node {
         (self.gateway(), DNS_PORT).into()
     }
 
-    /// One more pod, on the next free address.
+    /// One more pod, on the lowest free addresses.
     pub fn add_pod(&self, name: &str) -> Result<Pod> {
-        let mut made = self.inner.made.lock().expect("no holder of the pods panics");
-        let number = u8::try_from(made.len() + 1)?;
-        let address = Ipv4Addr::from_bits(self.gateway().to_bits() + u32::from(number));
-        let namespace = Namespace::create(&format!("{}-{name}", self.namespace().name()))?;
-        let (gateway, interface) = (self.gateway(), format!("pod{number}"));
-        self.namespace().ip([
-            format!("link add {interface} type veth peer name eth0 netns {}", namespace.name()),
-            format!("link set {interface} up"),
-            format!("route add {address}/32 dev {interface} src {gateway}"),
-        ])?;
-        namespace.ip([
-            format!("address add {address}/32 dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("route add {gateway}/32 dev eth0"),
-            format!("route add default via {gateway}"),
-        ])?;
-        let inner = PodInner {
-            name: name.to_owned(),
-            cluster: self.inner.cluster.clone(),
-            node: self.host().clone(),
-            node_name: self.name().to_owned(),
-            namespace,
-            address,
-        };
-        let pod = Pod { inner: Arc::new(inner) };
-        made.push(pod.clone());
-        Ok(pod)
+        self.add_pods([name.to_owned()]).map(|mut pods| pods.remove(0))
+    }
+
+    /// More pods, each on the lowest free addresses: a hundred together take less than a second.
+    ///
+    /// # Errors
+    /// A node has addresses for 253 pods at a time.
+    pub fn add_pods(&self, names: impl IntoIterator<Item = String>) -> Result<Vec<Pod>> {
+        let mut made = self.made();
+        let mut free = self.inner.pods.others();
+        let mut spaces = Vec::new();
+        let mut places = Vec::new();
+        let names: Vec<_> = names.into_iter().collect();
+        for name in &names {
+            let place = free.find(|(_, addresses)| made.iter().all(|pod| pod.addresses() != *addresses));
+            let place = place.with_context(|| format!("no address is left for pod {name}"))?;
+            places.push(place);
+            spaces.push(format!("{}-{name}", self.namespace().name()));
+        }
+        let namespaces = Namespace::create_all(&spaces)?;
+
+        let mut lines = Vec::new();
+        let mut pods = Vec::new();
+        for ((name, (number, addresses)), namespace) in names.into_iter().zip(places).zip(namespaces) {
+            let pod = Pod::new(self, name, format!("pod{number}"), namespace, addresses);
+            lines.extend(self.lines_for(&pod));
+            pods.push(pod);
+        }
+        self.namespace().ip(lines)?;
+        pods.iter().try_for_each(|pod| pod.set_up(self.gateway()))?;
+        self.namespace().notice_carrier(pods.iter().map(Pod::interface))?;
+        self.namespace().settle(pods.iter().map(Pod::interface))?;
+        pods.iter().try_for_each(|pod| pod.namespace().settle(["eth0"]))?;
+        made.extend(pods.iter().cloned());
+        Ok(pods)
+    }
+
+    pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
+        self.remove_pods(std::slice::from_ref(pod))
+    }
+
+    /// Ends the pods' processes and takes the pods away, interfaces and all, as a kubelet does.
+    pub fn remove_pods(&self, pods: &[Pod]) -> Result<()> {
+        let mut made = self.made();
+        for pod in pods {
+            ensure!(
+                made.iter().any(|other| other == pod),
+                "pod {} is not on {}",
+                pod.name(),
+                self.host().name()
+            );
+            pod.kill()?;
+        }
+        // The kernel waits for its readers once a command, so all of them go in one.
+        let mark = |pod: &Pod| format!("link set {} group {GOING}", pod.interface());
+        let marks = pods.iter().map(mark);
+        self.namespace().ip(marks.chain([format!("link delete group {GOING}")]))?;
+        Namespace::delete_all(pods.iter().map(|pod| pod.namespace().name()))?;
+        made.retain(|pod| !pods.contains(pod));
+        Ok(())
     }
 
     pub fn pods(&self) -> Vec<Pod> {
-        self.inner.made.lock().expect("no holder of the pods panics").clone()
+        self.made().clone()
     }
 
     pub fn power_off(&self) -> Result<()> {
@@ -127,34 +160,20 @@ impl Node {
     pub fn power_on(&self) -> Result<()> {
         self.host().power_on()
     }
-}
 
-// === impl Pod ===
-
-impl Pod {
-    pub fn name(&self) -> &str {
-        &self.inner.name
+    /// What the node has for a pod: an interface, and a route to each of its addresses.
+    fn lines_for(&self, pod: &Pod) -> [String; 5] {
+        let (interface, space, addresses) = (pod.interface(), pod.namespace().name(), pod.addresses());
+        [
+            format!("link add {interface} type veth peer name eth0 netns {space}"),
+            format!("address add {ROUTER}/64 dev {interface} nodad"),
+            format!("link set {interface} up"),
+            format!("route add {}/32 dev {interface} src {}", addresses.v4, self.gateway()),
+            format!("route add {}/128 dev {interface} src {}", addresses.v6, self.gateway_v6()),
+        ]
     }
 
-    pub fn cluster(&self) -> &str {
-        &self.inner.cluster
-    }
-
-    pub fn node_name(&self) -> &str {
-        &self.inner.node_name
-    }
-
-    pub fn namespace(&self) -> &Namespace {
-        &self.inner.namespace
-    }
-
-    pub fn address(&self) -> Ipv4Addr {
-        self.inner.address
-    }
-
-    /// Starts `command` (made by this pod's namespace) as a process of the lab.
-    pub fn spawn(&self, command: Command) -> Result<Arc<Process>> {
-        let name = format!("{}-{}-{}", self.cluster(), self.node_name(), self.name());
-        self.inner.node.spawn(&name, command).with_context(|| format!("start the program of pod {name}"))
+    fn made(&self) -> MutexGuard<'_, Vec<Pod>> {
+        self.inner.made.lock().expect("no holder of the pods panics")
     }
 }

@@ -7,7 +7,6 @@ use std::{
     fmt, fs,
     io::ErrorKind,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -20,7 +19,7 @@ use nix::{
 
 use super::{
     lease::{self, LabId, Lease},
-    namespace,
+    namespace::{self, Namespace},
     process::MARK,
 };
 
@@ -106,11 +105,7 @@ pub fn clear(lease: Lease) -> Result<()> {
     for folder in &remains.pins {
         fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
     }
-    for name in &remains.namespaces {
-        let output = Command::new("ip").args(["netns", "delete", name]).output().context("run ip")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "remove network namespace {name}: {said}");
-    }
+    Namespace::delete_all(remains.namespaces.iter().map(String::as_str))?;
     lease.release()
 }
 
