@@ -13,7 +13,6 @@ use federation_ebpf::{
     maps::{Affinity, BackendPlace, BackendState, Protocol},
     tcp::TcpState,
 };
-use nix::net::if_::if_indextoname;
 
 use super::table::Table;
 use crate::dataplane::{
@@ -75,10 +74,8 @@ pub(super) fn print(text: &str) -> Result<()> {
 fn links(links: &[LinkPin]) -> Table {
     let mut table = Table::new(["INTERFACE", "INDEX", "PROGRAM", "MODE"]);
     for link in links {
-        let name = if_indextoname(link.interface).map_or_else(
-            |_| "(not in this network namespace)".to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        );
+        let name = dataplane::interface_name(link.interface);
+        let name = name.unwrap_or_else(|| "(not in this network namespace)".to_owned());
         table.row([name, link.interface.to_string(), link.program.clone(), link.mode.to_string()]);
     }
     table

@@ -37,7 +37,7 @@ use nix::{
 };
 use tracing::{info, warn};
 
-pub use attach::{Mode, TcAttach};
+pub use attach::{Mode, TcAttach, interface_name};
 pub use events::{BackendName, Event, Events};
 pub use pins::LinkPin;
 pub use prerequisites::check_kernel;

@@ -184,7 +184,7 @@ impl Pins {
         MapInfo::from_pin(&path).with_context(|| format!("look at {}", path.display())).map(Some)
     }
 
-    /// Remembers that programs are attached in the network namespace of this process.
+    /// Remembers that programs are attached in the network namespace of this thread.
     pub(super) fn claim_netns(&self) -> Result<()> {
         let dir = self.netns_dir().join(own_netns()?.to_string());
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))
@@ -193,7 +193,7 @@ impl Pins {
     /// Filters can be removed in their own network namespace alone.
     ///
     /// # Errors
-    /// This process is in another.
+    /// This thread is in another.
     pub(super) fn ensure_same_netns(&self) -> Result<()> {
         let own = own_netns()?;
         ensure!(
@@ -225,9 +225,9 @@ impl Pins {
     }
 }
 
-/// The number that the kernel gave to the network namespace of this process.
+/// The number that the kernel gave to the network namespace of this thread.
 fn own_netns() -> Result<u64> {
-    const OWN: &str = "/proc/self/ns/net";
+    const OWN: &str = "/proc/thread-self/ns/net";
     fs::metadata(OWN).map(|own| own.ino()).with_context(|| format!("look at {OWN}"))
 }
 

@@ -131,7 +131,7 @@ impl Hook {
 /// # Errors
 /// The interface does not exist, or the kernel refuses.
 pub(super) fn tc(ebpf: &mut Ebpf, pins: &Pins, hook: Hook, mode: TcMode, interface: u32) -> Result<()> {
-    let name = interface_name(interface)?;
+    let name = known_interface(interface)?;
     let program = hook.program();
     let loaded: &mut SchedClassifier =
         ebpf.program_mut(program).with_context(|| missing(program))?.try_into()?;
@@ -152,7 +152,7 @@ fn detach(pins: &Pins, hook: Hook, mode: TcMode, interface: u32) -> Result<()> {
     }
     // With its interface a filter is gone too.
     if mode == TcMode::Clsact
-        && let Ok(name) = interface_name(interface)
+        && let Some(name) = interface_name(interface)
     {
         clsact::detach(hook, &name).with_context(|| format!("detach {} from {name}", hook.program()))?;
     }
@@ -196,7 +196,7 @@ pub(super) fn detach_filters(pins: &Pins) -> Result<()> {
 
 /// Whether the interface is (still) in this network namespace.
 pub(super) fn exists(interface: u32) -> bool {
-    if_indextoname(interface).is_ok()
+    interface_name(interface).is_some()
 }
 
 /// The pinned link, if there is one.
@@ -236,10 +236,15 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn interface_name(interface: u32) -> Result<String> {
-    let name = if_indextoname(interface)
-        .with_context(|| format!("there is no interface with the index {interface}"))?;
-    name.into_string().with_context(|| format!("the name of the interface {interface} is not UTF-8"))
+/// The name of an interface in this thread's network namespace, if it is there.
+pub fn interface_name(interface: u32) -> Option<String> {
+    // nix takes the null pointer of the C function for a success, with an empty name.
+    let name = if_indextoname(interface).ok().filter(|name| !name.is_empty())?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+fn known_interface(interface: u32) -> Result<String> {
+    interface_name(interface).with_context(|| format!("there is no interface with the index {interface}"))
 }
 
 fn missing(program: &str) -> String {
@@ -249,6 +254,13 @@ fn missing(program: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_that_is_not_there_has_no_name() {
+        assert_eq!(interface_name(1).as_deref(), Some("lo"));
+        assert_eq!(interface_name(u32::MAX), None);
+        assert!(!exists(u32::MAX));
+    }
 
     #[test]
     fn modes_are_read_as_they_are_written() {

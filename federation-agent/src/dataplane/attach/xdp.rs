@@ -7,7 +7,7 @@ use aya::{
 };
 use tracing::warn;
 
-use super::{Mode, adopt, done, interface_name, keep, missing, remove};
+use super::{Mode, adopt, done, keep, known_interface, missing, remove};
 use crate::dataplane::pins::{LinkPin, Pins};
 
 const PROGRAM: &str = "edge";
@@ -18,7 +18,7 @@ const MODES: [(Mode, XdpMode); 2] = [(Mode::NativeXdp, XdpMode::Driver), (Mode::
 /// # Errors
 /// The interface does not exist, or the kernel refuses either mode.
 pub(in crate::dataplane) fn attach(ebpf: &mut Ebpf, pins: &Pins, interface: u32) -> Result<Mode> {
-    let name = interface_name(interface)?;
+    let name = known_interface(interface)?;
     let loaded: &mut Xdp = ebpf.program_mut(PROGRAM).with_context(|| missing(PROGRAM))?.try_into()?;
     for (mode, _) in MODES {
         let path = pins.link(&pin(mode, interface));
