@@ -15,7 +15,7 @@ use hickory_proto::{
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use tokio::{net::UdpSocket, time::timeout};
 
 use crate::lab::Namespace;
@@ -63,7 +63,14 @@ pub async fn ping(from: &Namespace, address: IpAddr, deadline: Duration) -> Resu
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = from.run(|| socket(family, SockType::Datagram, flags, protocol))?;
-    let socket = std::net::UdpSocket::from(socket.context("make a socket for echo requests")?);
+    let socket = socket.context("make a socket for echo requests")?;
+    // Without it a host that is unreachable for now is nothing that a socket is told.
+    if address.is_ipv4() {
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    let socket = std::net::UdpSocket::from(socket);
     let socket = UdpSocket::from_std(socket)?;
     let exchange = async {
         socket.connect((address, 0)).await?;
