@@ -4,6 +4,7 @@ mod count;
 mod echo;
 mod error;
 mod event;
+mod fault;
 mod flow;
 mod fragment;
 mod hook;
@@ -62,6 +63,7 @@ pub fn to_wire(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn xdp_verdict(frame: XdpFrame, outcome: Outcome) -> u32 {
     count::outcome(outcome);
+    fault::tell(&frame, outcome);
     match outcome.verdict() {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
@@ -75,6 +77,7 @@ pub fn xdp_verdict(frame: XdpFrame, outcome: Outcome) -> u32 {
 #[inline(always)]
 pub fn tc_verdict(skb: Skb, outcome: Outcome) -> i32 {
     count::outcome(outcome);
+    fault::tell(&skb, outcome);
     match outcome.verdict() {
         // Lets other programs on the hook have their turn: TCX_NEXT under tcx, "no verdict" under clsact.
         Verdict::Pass => TC_ACT_UNSPEC,

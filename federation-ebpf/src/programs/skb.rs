@@ -4,9 +4,13 @@
 //! TCP data is always cloned (kernel: `bpf_unclone_prologue`). The helpers also know about partial checksums and GSO.
 //! Nor is more pulled into the linear part than is there: a TCP segment's payload is not, and pulling would copy it.
 
-use core::mem::{MaybeUninit, size_of};
+use core::{
+    ffi::c_void,
+    mem::{MaybeUninit, size_of},
+};
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
@@ -29,6 +33,13 @@ use super::{
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Skb(pub *mut __sk_buff);
+
+impl EbpfContext for Skb {
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut c_void {
+        self.0.cast()
+    }
+}
 
 impl Bytes for Skb {
     #[inline(always)]

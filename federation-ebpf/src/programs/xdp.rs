@@ -3,9 +3,13 @@
 //! A sender on the same machine may have left a partial checksum, which XDP cannot know; such senders must compute
 //! theirs (`ethtool -K … tx off`). Frames from a real wire are complete.
 
-use core::mem::{MaybeUninit, size_of};
+use core::{
+    ffi::c_void,
+    mem::{MaybeUninit, size_of},
+};
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::xdp_md,
     helpers::generated::{
         bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
@@ -28,6 +32,13 @@ use super::{
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct XdpFrame(pub *mut xdp_md);
+
+impl EbpfContext for XdpFrame {
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut c_void {
+        self.0.cast()
+    }
+}
 
 impl Bytes for XdpFrame {
     #[inline(always)]

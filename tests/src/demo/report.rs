@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result};
+use federation_ebpf::maps::SCHEMA;
 use serde::Serialize;
 
 use super::tally::Tally;
@@ -81,7 +82,7 @@ pub fn print_how_to_look_inside(
     println!("  {kubectl} describe federatedservice {SERVICE} --namespace {NAMESPACE}");
     println!("  ip netns exec {inside} {agent} status --bpf-dir {bpf_dir}");
     println!("  ip netns exec {inside} {agent} services --bpf-dir {bpf_dir}");
-    println!("  bpftool map dump pinned {bpf_dir}/v1/maps/FLOWS_V4");
+    println!("  bpftool map dump pinned {bpf_dir}/v{SCHEMA}/maps/FLOWS_V4");
     println!("  ip netns exec {inside} dig @{} {SERVICE}.{NAMESPACE}.{FEDERATION} +short", node.gateway());
     println!("  ip netns exec {client} curl --silent http://{vip}/");
     println!("\nand to remove every trace:\n\n  cargo xtask down");
