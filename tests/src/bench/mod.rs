@@ -5,6 +5,7 @@
 mod measurement;
 mod packet;
 mod path;
+mod scale;
 mod stream;
 mod table;
 mod yardstick;
@@ -32,6 +33,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(packet::GROUP, &options.only) {
         eprintln!("what a packet costs in the programs");
         measured.extend(packet::measure().context("measure packets in the programs")?);
+    }
+    if wanted(scale::GROUP, &options.only) {
+        eprintln!("what the number of services costs");
+        measured.extend(scale::measure().context("measure federations of all sizes")?);
     }
     if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);
