@@ -5,8 +5,10 @@
 mod measurement;
 mod packet;
 mod path;
+mod scale;
 mod stream;
 mod table;
+mod yardstick;
 
 use std::{fs, path::PathBuf};
 
@@ -28,11 +30,15 @@ pub struct Options {
 /// A case could not be measured; a promise that was not kept is a figure, not an error.
 pub async fn run(options: Options) -> Result<()> {
     let mut measured = Vec::new();
-    if wanted(packet::CASES, &options.only) {
+    if wanted(packet::GROUP, &options.only) {
         eprintln!("what a packet costs in the programs");
         measured.extend(packet::measure().context("measure packets in the programs")?);
     }
-    if wanted(path::CASES, &options.only) {
+    if wanted(scale::GROUP, &options.only) {
+        eprintln!("what the number of services costs");
+        measured.extend(scale::measure().context("measure federations of all sizes")?);
+    }
+    if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);
     }
     measured.retain(|measurement: &Measurement| measurement.name.starts_with(&options.only));
@@ -45,7 +51,7 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Whether any of these cases was asked for.
-fn wanted(cases: &[&str], prefix: &str) -> bool {
-    cases.iter().any(|name| name.starts_with(prefix))
+/// Whether cases whose names begin with `group` were asked for.
+fn wanted(group: &str, prefix: &str) -> bool {
+    group.starts_with(prefix) || prefix.starts_with(group)
 }

@@ -26,7 +26,9 @@ const LATENCY_DIRECT: &str = "path/latency/direct";
 const THROUGHPUT: &str = "path/throughput/vip";
 const THROUGHPUT_DIRECT: &str = "path/throughput/direct";
 
-pub const CASES: &[&str] = &[LATENCY, LATENCY_DIRECT, THROUGHPUT, THROUGHPUT_DIRECT];
+pub const GROUP: &str = "path/";
+const LATENCY_GROUP: &str = "path/latency/";
+const THROUGHPUT_GROUP: &str = "path/throughput/";
 
 /// Where the measured server listens, behind the VIP and on the pod.
 const PORT: u16 = 9;
@@ -55,17 +57,17 @@ struct Pairs {
     direct: Vec<f64>,
 }
 
-/// Measures those of [`CASES`] whose names begin with `only`, each with its peer.
+/// Measures those of the cases whose names begin with `only`, each with its peer.
 pub async fn measure(only: &str) -> Result<Vec<Measurement>> {
     eprintln!("a lab starts: a client pod and a server pod on two nodes");
     let ways = Ways::lay().await?;
     let mut measured = Vec::new();
-    if wanted(&[LATENCY, LATENCY_DIRECT], only) {
+    if wanted(LATENCY_GROUP, only) {
         eprintln!("round trips through the VIP and to the pod's own address");
         let pairs = ways.latency()?;
         measured.extend(pairs.measured(LATENCY, LATENCY_DIRECT, "us", Promise::RatioAtMost(1.02))?);
     }
-    if wanted(&[THROUGHPUT, THROUGHPUT_DIRECT], only) {
+    if wanted(THROUGHPUT_GROUP, only) {
         eprintln!("throughput through the VIP and to the pod's own address");
         let pairs = ways.throughput()?;
         measured.extend(pairs.measured(

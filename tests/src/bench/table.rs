@@ -30,8 +30,8 @@ fn row(measurement: &Measurement) -> [String; HEADINGS.len()] {
         _ => String::new(),
     };
     let verdict = match measurement.pass {
-        Some(true) => "kept",
-        Some(false) => "NOT KEPT",
+        Some(true) => "pass",
+        Some(false) => "MISS",
         None => "",
     };
     [
@@ -60,6 +60,6 @@ mod tests {
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[1].starts_with("direct") && lines[1].contains("100.00"), "{table}");
-        assert!(lines[2].contains("1.030 of direct") && lines[2].ends_with("1.02  NOT KEPT"), "{table}");
+        assert!(lines[2].contains("1.030 of direct") && lines[2].ends_with("1.02  MISS"), "{table}");
     }
 }
