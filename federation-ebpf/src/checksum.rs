@@ -71,6 +71,13 @@ impl Difference {
         !fold(u32::from(!checksum) + u32::from(fold(self.0)))
     }
 
+    /// The same for a sum that holds no more than the pseudo-header yet, and is not inverted (kernel:
+    /// `inet_proto_csum_replace4`).
+    #[inline(always)]
+    pub fn apply_partial(self, sum: u16) -> u16 {
+        fold(u32::from(fold(self.0)) + u32::from(sum))
+    }
+
     /// The same for UDP, where 0 means that there is none and stays (RFC 768).
     #[inline(always)]
     pub fn apply_udp(self, checksum: u16) -> u16 {

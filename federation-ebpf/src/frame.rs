@@ -29,6 +29,9 @@ pub trait Frame: Bytes + Copy {
         zero_is_none: bool,
     ) -> Result<(), Outcome>;
 
+    /// Whether the transport checksum may hold no more than the pseudo-header yet, given whether it `looks` like that.
+    fn may_be_partial(self, looks: bool) -> bool;
+
     /// Ends the packet after `length` bytes and makes room for `front` more before it.
     fn reshape(self, length: usize, front: usize) -> Result<(), Outcome>;
 }

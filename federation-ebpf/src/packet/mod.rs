@@ -63,6 +63,17 @@ pub trait Ip: Address + Plain {
     /// Walks past one extension header; whether there was one.
     fn walk(frame: &impl Bytes, network: &mut Network<Self>) -> Result<bool, Outcome>;
 
+    /// A header from its eighth byte on, with all of a plain TCP or UDP header behind it, by words in network order: what
+    /// translation changes, and no more than that between.
+    type TcpWindow: Plain + AsMut<[u32]>;
+    type UdpWindow: Plain + AsMut<[u32]>;
+
+    /// Words in front of the transport header in such a window.
+    const LEAD: usize;
+
+    /// Puts these ends and the header's `checksum`, if it has one, into such a window.
+    fn put_ends(window: &mut [u32], checksum: u16, source: Self, destination: Self);
+
     /// Puts source and destination `new` where `old` are, and the header's `checksum`, if it has one.
     fn store_ends(
         frame: impl Frame,
@@ -254,6 +265,9 @@ fn header_length(protocol: Protocol) -> usize {
         _ => SCTP_LENGTH,
     }
 }
+
+/// Where a window on a family's and a transport's header begins.
+pub const WINDOW: usize = 8;
 
 /// Where a protocol's header has its checksum; `None` for SCTP, whose sum over everything nobody corrects in passing.
 #[inline(always)]

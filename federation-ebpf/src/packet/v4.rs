@@ -42,6 +42,17 @@ impl Ip for [u8; 4] {
         Ok(false)
     }
 
+    type TcpWindow = [u32; 8];
+    type UdpWindow = [u32; 5];
+    const LEAD: usize = 3;
+
+    #[inline(always)]
+    fn put_ends(window: &mut [u32], checksum: u16, source: Self, destination: Self) {
+        window[0] = (u32::from_be(window[0]) & 0xffff_0000 | u32::from(checksum)).to_be();
+        window[1] = u32::from_ne_bytes(source);
+        window[2] = u32::from_ne_bytes(destination);
+    }
+
     /// In one go with the checksum, which they follow at once.
     #[inline(always)]
     fn store_ends(

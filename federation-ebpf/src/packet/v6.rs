@@ -69,6 +69,20 @@ impl Ip for [u8; 16] {
         Ok(true)
     }
 
+    type TcpWindow = [u32; 13];
+    type UdpWindow = [u32; 10];
+    const LEAD: usize = 8;
+
+    #[inline(always)]
+    fn put_ends(window: &mut [u32], _: u16, source: Self, destination: Self) {
+        for (at, address) in [(0, source), (4, destination)] {
+            let whole = u128::from_le_bytes(address);
+            for word in 0..4 {
+                window[at + word] = ((whole >> (32 * word)) as u32).to_le();
+            }
+        }
+    }
+
     #[inline(always)]
     fn store_ends(
         frame: impl Frame,

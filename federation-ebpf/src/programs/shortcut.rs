@@ -46,7 +46,7 @@ fn carry<F: Family, P: Hook>(
 ) -> Outcome {
     count::packet(flow, frame.length(), false);
     let to = packet.key.translated(flow);
-    match translate::packet(frame, packet, &to) {
+    match translate::plain(frame, packet, &to) {
         Ok(()) => outcome,
         Err(refusal) => refusal,
     }

@@ -111,6 +111,13 @@ impl Frame for Skb {
         done(unsafe { bpf_l4_csum_replace(self.0.cast(), at as u32, 0, change.for_helper(), flags) })
     }
 
+    /// Where it will be segmented, senders differ in whether the length is summed up.
+    #[inline(always)]
+    fn may_be_partial(self, looks: bool) -> bool {
+        // SAFETY: the context that the kernel gave the program.
+        looks || unsafe { (*self.0).gso_size } > 0
+    }
+
     #[inline(always)]
     fn reshape(self, length: usize, front: usize) -> Result<(), Outcome> {
         // SAFETY: the helper checks the length.

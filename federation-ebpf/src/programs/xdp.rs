@@ -93,6 +93,11 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
+    fn may_be_partial(self, _: bool) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn reshape(self, length: usize, front: usize) -> Result<(), Outcome> {
         // SAFETY: the helpers check the lengths.
         unsafe {
