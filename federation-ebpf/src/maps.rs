@@ -346,3 +346,60 @@ mod user {
     // SAFETY: see above.
     unsafe impl<A: Address> Pod for Range<A> {}
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An entry of a client's packets with its key: the client is its own backend where the flow is a hairpin's.
+    fn entry<A: Address>(
+        direction: Direction,
+        [client, vip, backend]: [A; 3],
+        [client_port, vip_port, backend_port, translated]: [u16; 4],
+    ) -> (FlowKey<A>, Flow<A>) {
+        let key = FlowKey::new(client, client_port, vip, vip_port, Protocol::Tcp);
+        let flow = Flow {
+            address: if direction.is_hairpin() { client } else { backend },
+            backend: 5,
+            generation: 3,
+            frontend: 7,
+            last_seen: 11,
+            port: backend_port,
+            client_port: translated,
+            direction,
+            state: TcpState::Opening,
+            reserved: 0,
+        };
+        (key, flow)
+    }
+
+    fn leads_back<A: Address + core::fmt::Debug>(
+        addresses: [A; 3],
+        ports: [u16; 4],
+    ) -> Result<(), TestCaseError> {
+        for direction in [Direction::Forward, Direction::HairpinForward] {
+            let (key, flow) = entry(direction, addresses, ports);
+            let (partner, opposite) = (key.partner(&flow), flow.opposite(&key));
+            prop_assert_eq!(opposite.direction.opposite(), direction);
+            prop_assert_eq!(opposite.direction.is_hairpin(), direction.is_hairpin());
+            prop_assert!(!opposite.direction.is_forward());
+            // Either entry leads to the other.
+            prop_assert_eq!(partner.partner(&opposite), key);
+            prop_assert_eq!(opposite.opposite(&partner), flow);
+            // What answers a translated packet is translated to what answers the packet.
+            prop_assert_eq!(key.translated(&flow).reversed(), partner);
+            prop_assert_eq!(partner.translated(&opposite).reversed(), key);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn the_entries_of_a_flow_lead_to_each_other(v4: [[u8; 4]; 3], v6: [[u8; 16]; 3], ports: [u16; 4]) {
+            leads_back(v4, ports)?;
+            leads_back(v6, ports)?;
+        }
+    }
+}

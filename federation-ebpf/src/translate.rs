@@ -143,3 +143,151 @@ fn ports_change<A>(key: &FlowKey<A>, to: &FlowKey<A>) -> Difference {
         .word(key.source_port, to.source_port)
         .word(key.destination_port, to.destination_port)
 }
+
+#[cfg(test)]
+mod tests {
+    use core::{cell::RefCell, mem::MaybeUninit};
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::{Bytes, Plain, number};
+
+    const ETHERNET: usize = 14;
+
+    /// A frame in a buffer, whose checksums are corrected by the arithmetic that XDP's are.
+    #[derive(Clone, Copy)]
+    struct Buffer<'a>(&'a RefCell<Vec<u8>>);
+
+    impl Bytes for Buffer<'_> {
+        fn read<T: Plain>(&self, at: usize) -> Option<T> {
+            let bytes = self.0.borrow();
+            let bytes = bytes.get(at..at + size_of::<T>())?;
+            // SAFETY: the slice holds a whole T, and a plain T may be read from any bytes anywhere.
+            Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+        }
+
+        fn load<T: Plain>(&self, at: usize) -> Option<T> {
+            self.read(at)
+        }
+
+        fn length(&self) -> usize {
+            self.0.borrow().len()
+        }
+    }
+
+    impl Frame for Buffer<'_> {
+        fn store<T: Plain>(self, at: usize, value: &T) -> Result<(), Outcome> {
+            let mut bytes = self.0.borrow_mut();
+            let bytes = bytes.get_mut(at..at + size_of::<T>()).ok_or(Outcome::NotWritable)?;
+            // SAFETY: the slice has room for a whole T, and a plain T has no padding.
+            unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(*value) };
+            Ok(())
+        }
+
+        fn correct(
+            self,
+            at: usize,
+            change: Difference,
+            _: Covered,
+            zero_is_none: bool,
+        ) -> Result<(), Outcome> {
+            let old = u16::from_be(self.load(at).ok_or(Outcome::NotWritable)?);
+            let new = if zero_is_none { change.apply_udp(old) } else { change.apply(old) };
+            self.store(at, &new.to_be())
+        }
+
+        fn reshape(self, _: usize, _: usize) -> Result<(), Outcome> {
+            Err(Outcome::NotWritable)
+        }
+    }
+
+    /// The packet in the buffer.
+    fn read<A: Ip>(buffer: Buffer<'_>) -> Packet<A> {
+        let mut network = MaybeUninit::uninit();
+        packet::network::<A>(&buffer, ETHERNET, &mut network).unwrap();
+        // SAFETY: read without an error, so it was written.
+        let network = unsafe { network.assume_init() };
+        packet::transport(&buffer, &network, packet::protocol(network.protocol).unwrap()).unwrap()
+    }
+
+    /// Arbitrary bytes behind a header that says what they are.
+    fn frame<A: Ip>(protocol: u8, options: usize, mut body: Vec<u8>) -> Vec<u8> {
+        let ip = if A::HEADER == 20 {
+            let words = u8::try_from(5 + options).unwrap();
+            let total = u8::try_from(body.len()).unwrap();
+            (body[0], body[2], body[3]) = (0x40 | words, 0, total);
+            body[6..8].fill(0);
+            body[9] = protocol;
+            body
+        } else {
+            let payload = u8::try_from(body.len() - 40).unwrap();
+            (body[0], body[4], body[5], body[6]) = (0x60, 0, payload, protocol);
+            body
+        };
+        [&[0x02; ETHERNET][..], &ip].concat()
+    }
+
+    /// The frame with every checksum that is 0xffff become 0, which is the same sum.
+    fn canonical<A: Ip>(mut bytes: Vec<u8>, packet: &Packet<A>) -> Vec<u8> {
+        let network = (A::HEADER == 20).then_some(packet.network + 10);
+        let transport = packet::checksum_offset(packet.key.protocol).map(|at| packet.transport + at);
+        for at in network.into_iter().chain(transport) {
+            if bytes[at..at + 2] == [0xff, 0xff] {
+                bytes[at..at + 2].fill(0);
+            }
+        }
+        bytes
+    }
+
+    fn comes_back<A: Ip + core::fmt::Debug>(
+        original: Vec<u8>,
+        source: A,
+        destination: A,
+        ports: (u16, u16),
+    ) -> Result<(), TestCaseError> {
+        let bytes = RefCell::new(original.clone());
+        let buffer = Buffer(&bytes);
+        let before = read::<A>(buffer);
+        let to = FlowKey::new(source, ports.0, destination, ports.1, before.key.protocol);
+        if before.key.protocol == Protocol::Sctp {
+            prop_assert_eq!(super::packet(buffer, &before, &to), Err(Outcome::PortMustStay));
+            return Ok(());
+        }
+        super::packet(buffer, &before, &to).unwrap();
+        let there = read::<A>(buffer);
+        prop_assert_eq!(there.key, to);
+        super::packet(buffer, &there, &before.key).unwrap();
+        let after = read::<A>(buffer);
+        prop_assert_eq!(after.key, before.key);
+        let unchecked = before.key.protocol == Protocol::Udp
+            && original[before.transport + 6..before.transport + 8] == [0, 0];
+        prop_assert!(!unchecked || bytes.borrow()[before.transport + 6..before.transport + 8] == [0, 0]);
+        prop_assert_eq!(canonical(bytes.into_inner(), &before), canonical(original, &before));
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back_is_where_it_began(
+            protocol in prop::sample::select(std::vec![number::TCP, number::UDP, number::SCTP]),
+            options in 0_usize..11,
+            body in prop::collection::vec(any::<u8>(), 84..200),
+            source: [u8; 16],
+            destination: [u8; 16],
+            ports: (u16, u16),
+            unchecked: bool,
+        ) {
+            let short = |address: [u8; 16]| [address[0], address[1], address[2], address[3]];
+            let mut v4 = frame::<[u8; 4]>(protocol, options, body.clone());
+            let mut v6 = frame::<[u8; 16]>(protocol, options, body);
+            if unchecked && protocol == number::UDP {
+                v4[ETHERNET + (5 + options) * 4 + 6..][..2].fill(0);
+                v6[ETHERNET + 40 + 6..][..2].fill(0);
+            }
+            comes_back(v4, short(source), short(destination), ports)?;
+            comes_back(v6, source, destination, ports)?;
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Echo requests to a VIP: answered on the spot while any of its ports has a backend.
 
 use federation_ebpf::{
+    address::Address as _,
     checksum::Difference,
     frame::{Covered, Frame},
     maps::{FrontendKey, Ports, Protocol},
@@ -26,6 +27,10 @@ pub fn answer<F: Family, P: Hook>(frame: P, scratch: &mut Scratch<F::Address>, a
     if let Some(refusal) = refusal {
         scratch.outcome.write(refusal);
         return refuse::answer::<F, P>(frame, scratch);
+    }
+    // RFC 1122, section 3.2.1.3: no host is there to be answered.
+    if !network.source.is_one_host() {
+        return Outcome::Unanswerable;
     }
     if let Fragment::First(identification) = network.fragment {
         let key = network.fragment_key(identification, Protocol::Icmp);

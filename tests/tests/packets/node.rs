@@ -1,36 +1,45 @@
 //! A node's data plane without a network: programs run on packets that tests hand them.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{net::SocketAddr, path::Path};
 
 use federation_agent::{
-    dataplane::{self, Config, DataPlane, TcAttach, view::View},
+    dataplane::{DataPlane, view::View},
     model::{Protocol, Scope, ServiceKey},
     plan::{Backend, Frontend, Plan, Target},
 };
 use federation_ebpf::outcome::{Outcome, Verdict};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
-use crate::frames::Frame;
+use crate::{
+    frames::Frame,
+    loaded::{Loaded, unpin},
+};
 
-/// The range of every VIP here.
-pub const VIP_RANGE: &str = "198.18.0.0/16";
+/// Programs for packets to a VIP, and for those from a backend.
+pub const TO_VIP: [&str; 2] = ["from_pod", "edge"];
+pub const REPLY: [&str; 2] = ["to_pod", "to_wire"];
+pub const PROGRAMS: [&str; 4] = ["from_pod", "edge", "to_pod", "to_wire"];
 
-/// Loaded programs on maps of their own, which go when this is dropped.
+/// Loaded programs, with the maps as a test has made them.
 pub struct Node {
-    pub data_plane: DataPlane,
-    pins: PinGuard,
+    /// Until this is dropped.
+    loaded: Option<Loaded>,
+    view: View,
+    /// No other test can use them.
+    is_spoilt: bool,
 }
 
-struct PinGuard(PathBuf);
-
-impl Drop for PinGuard {
+impl Drop for Node {
     fn drop(&mut self) {
-        // Nothing to tell a test that has failed already; what stays behind is seen by its name.
-        let _ = dataplane::detach_all(&self.0);
-        let _ = std::fs::remove_dir(&self.0);
+        let Some(loaded) = self.loaded.take() else { return };
+        if self.is_spoilt || std::thread::panicking() {
+            unpin(&loaded.bpf_dir);
+        } else {
+            loaded.give_back();
+        }
     }
 }
 
@@ -44,43 +53,74 @@ pub struct Sent {
 }
 
 impl Node {
-    /// Loads the programs and applies `plan`.
-    pub fn with(plan: &Plan) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("fed-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let pins = PinGuard(Path::new("/sys/fs/bpf").join(name));
-        let data_plane = open(&pins.0);
-        let mut node = Self { data_plane, pins };
-        node.apply(plan);
+    /// Serves these, and knows of nothing else.
+    pub fn serving(services: &[Service]) -> Self {
+        Self::on(Loaded::idle(), services)
+    }
+
+    /// As [`Node::serving`], on new maps, which nobody uses afterwards: for tests that change what the agent keeps there
+    /// for itself, or count it.
+    pub fn fresh(services: &[Service]) -> Self {
+        let mut node = Self::on(Loaded::fresh(), services);
+        node.is_spoilt = true;
+        node
+    }
+
+    fn on(loaded: Loaded, services: &[Service]) -> Self {
+        let view = View::open(&loaded.bpf_dir).expect("pinned maps");
+        let mut node = Self { loaded: Some(loaded), view, is_spoilt: false };
+        node.serve(services);
         node
     }
 
     /// What an agent that is started anew finds.
-    pub fn restart(self) -> Self {
-        let Self { data_plane, pins } = self;
-        drop(data_plane);
-        Self { data_plane: open(&pins.0), pins }
+    pub fn restart(mut self) -> Self {
+        self.loaded = self.loaded.take().map(Loaded::restart);
+        self
     }
 
-    pub fn apply(&mut self, plan: &Plan) {
-        self.data_plane.apply(plan).expect("the plan fits");
+    /// From now on these.
+    pub fn serve(&mut self, services: &[Service]) {
+        self.serve_without(services, &[]);
+    }
+
+    /// From now on these, while the backends of `dead` are.
+    pub fn serve_without(&mut self, services: &[Service], dead: &[Service]) {
+        let loaded = self.loaded.as_mut().expect("not dropped yet");
+        let sweep = loaded.data_plane.apply(&plan(services, dead)).expect("the plan fits");
+        // Its segments would go out into this machine's own network.
+        drop(sweep);
+        if !loaded.is_fresh {
+            self.mark(services.iter().flat_map(|service| &service.backends));
+        }
+    }
+
+    pub fn data_plane(&self) -> &DataPlane {
+        &self.loaded().data_plane
     }
 
     pub fn bpf_dir(&self) -> &Path {
-        &self.pins.0
+        &self.loaded().bpf_dir
     }
 
-    pub fn view(&self) -> View {
-        View::open(&self.pins.0).expect("pinned maps")
+    fn loaded(&self) -> &Loaded {
+        self.loaded.as_ref().expect("not dropped yet")
     }
 
-    /// Runs `program` on raw bytes.
-    pub fn send_bytes(&self, program: &str, bytes: &[u8]) -> Sent {
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// How many packets had this outcome.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        let outcomes = self.view().outcomes().expect("counters");
+        outcomes.into_iter().find(|(other, _)| *other == outcome).map_or(0, |(_, count)| count)
+    }
+
+    /// Runs `program` on raw bytes, if the kernel takes them for a frame at all.
+    pub fn try_send_bytes(&self, program: &str, bytes: &[u8]) -> Option<Sent> {
         let before = self.view().outcomes().expect("counters");
-        let mut out = vec![0; bytes.len() + 64];
-        let result =
-            self.data_plane.test_run(program, bytes, &mut out, 1).expect("a packet that the kernel takes");
-        out.truncate(result.data_size_out as usize);
+        let (verdict, bytes) = self.run(program, bytes)?;
         let moved: Vec<_> = before
             .iter()
             .zip(self.view().outcomes().expect("counters"))
@@ -91,39 +131,51 @@ impl Node {
             })
             .collect();
         assert!(moved.len() <= 1, "one packet has one outcome: {moved:?}");
-        Sent { verdict: verdict(program, result.return_value), bytes: out, outcome: moved.first().copied() }
+        Some(Sent { verdict, bytes, outcome: moved.first().copied() })
+    }
+
+    /// Runs `program` without a look at the counters, which others move too.
+    pub fn run(&self, program: &str, bytes: &[u8]) -> Option<(Verdict, Vec<u8>)> {
+        let mut out = vec![0; bytes.len() + 128];
+        let result = self.data_plane().test_run(program, bytes, &mut out, 1).ok()?;
+        out.truncate(result.data_size_out as usize);
+        Some((verdict(program, result.return_value), out))
+    }
+
+    pub fn send_bytes(&self, program: &str, bytes: &[u8]) -> Sent {
+        self.try_send_bytes(program, bytes).expect("a frame that the kernel takes")
     }
 
     pub fn send(&self, program: &str, frame: &Frame) -> Sent {
         self.send_bytes(program, &frame.bytes())
     }
 
-    /// The packet goes on as `out`.
+    /// The packet becomes `out`, with the verdict that `outcome` has.
     #[track_caller]
-    pub fn translates(&self, program: &str, packet: &Frame, out: &Frame, outcome: Outcome) {
-        let expected = Sent { verdict: Verdict::Pass, bytes: out.bytes(), outcome: Some(outcome) };
+    pub fn turns(&self, program: &str, packet: &Frame, out: &Frame, outcome: Outcome) {
+        let expected = Sent { verdict: outcome.verdict(), bytes: out.bytes(), outcome: Some(outcome) };
         assert_eq!(self.send(program, packet), expected, "{program} on {packet:?}");
     }
 
-    /// The packet goes on as it came.
+    /// The packet stays as it came: by this outcome, or as nobody's business.
     #[track_caller]
-    pub fn leaves(&self, program: &str, bytes: &[u8], outcome: Option<Outcome>) {
-        let expected = Sent { verdict: Verdict::Pass, bytes: bytes.to_vec(), outcome };
-        assert_eq!(self.send_bytes(program, bytes), expected, "{program}");
+    pub fn leaves(&self, program: &str, packet: &Frame, outcome: impl Into<Option<Outcome>>) {
+        let sent = self.send(program, packet);
+        let (bytes, outcome) = (packet.bytes(), outcome.into());
+        let verdict = outcome.unwrap_or(Outcome::NotOurs).verdict();
+        assert_eq!(sent, Sent { verdict, bytes, outcome }, "{program} on {packet:?}");
     }
 
-    /// The packet ends here, unchanged.
+    /// Opens a flow and says to which of `backends` it goes.
     #[track_caller]
-    pub fn drops(&self, program: &str, bytes: &[u8], outcome: Outcome) {
-        let expected = Sent { verdict: Verdict::Drop, bytes: bytes.to_vec(), outcome: Some(outcome) };
-        assert_eq!(self.send_bytes(program, bytes), expected, "{program}");
+    pub fn opens(&self, first: &Frame, backends: &[SocketAddr]) -> SocketAddr {
+        let sent = self.send("from_pod", first);
+        assert_eq!((sent.verdict, sent.outcome), (Verdict::Pass, Some(Outcome::Opened)), "{first:?}");
+        *backends
+            .iter()
+            .find(|backend| sent.bytes == first.to(**backend).bytes())
+            .unwrap_or_else(|| panic!("{first:?} goes to none of {backends:?}"))
     }
-}
-
-fn open(bpf_dir: &Path) -> DataPlane {
-    let vip_ranges = vec![VIP_RANGE.parse().expect("a range")];
-    DataPlane::open(&Config { bpf_dir: bpf_dir.to_owned(), vip_ranges, tc_attach: TcAttach::Auto, seed: 7 })
-        .expect("the programs load")
 }
 
 /// By the numbers of the kernel's headers (`linux/pkt_cls.h`, `linux/bpf.h`).
@@ -131,53 +183,72 @@ fn verdict(program: &str, value: u32) -> Verdict {
     match (program, value) {
         ("edge", 2) | ("from_pod" | "to_pod" | "to_wire", u32::MAX) => Verdict::Pass,
         ("edge", 1) | ("from_pod" | "to_pod" | "to_wire", 2) => Verdict::Drop,
+        ("edge", 3) | ("from_pod" | "to_pod" | "to_wire", 7) => Verdict::Back,
         other => panic!("a verdict that no program gives: {other:?}"),
     }
 }
 
+/// Does the work in a thread that stays on this CPU.
+pub fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
+    let pinned = move || {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu).expect("the number of a CPU");
+        sched_setaffinity(Pid::from_raw(0), &cpus).expect("a CPU that is there");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(pinned).join().expect("the work is done"))
+}
+
 /// One frontend of a plan to be.
-#[derive(Clone)]
-pub struct Service<'a> {
-    pub vip: &'a str,
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub vip: SocketAddr,
     pub protocol: Protocol,
-    pub backends: &'a [&'a str],
+    pub backends: Vec<SocketAddr>,
     /// Those of `backends` that run on this node.
-    pub local: &'a [&'a str],
+    pub local: Vec<SocketAddr>,
     pub affinity: bool,
 }
 
-pub fn service<'a>(protocol: Protocol, vip: &'a str, backends: &'a [&'a str]) -> Service<'a> {
-    Service { vip, protocol, backends, local: &[], affinity: false }
+pub fn service(protocol: Protocol, vip: SocketAddr, backends: &[SocketAddr]) -> Service {
+    Service { vip, protocol, backends: backends.to_vec(), local: Vec::new(), affinity: false }
 }
 
-pub fn plan(services: &[Service<'_>]) -> Plan {
-    plan_with_dead(services, &[])
+impl Service {
+    /// The same with all backends on this node.
+    #[must_use]
+    pub fn local(self) -> Self {
+        Self { local: self.backends.clone(), ..self }
+    }
+
+    /// The same with session affinity.
+    #[must_use]
+    pub fn with_affinity(self) -> Self {
+        Self { affinity: true, ..self }
+    }
+
+    fn named(&self) -> impl Iterator<Item = Backend> {
+        self.backends.iter().map(|address| Backend {
+            address: *address,
+            protocol: self.protocol,
+            cluster: "europe-west1-d".into(),
+            local: self.local.contains(address),
+        })
+    }
 }
 
-/// `dead` are backends of the first service.
-pub fn plan_with_dead(services: &[Service<'_>], dead: &[&str]) -> Plan {
+fn plan(services: &[Service], dead: &[Service]) -> Plan {
     let mut plan = Plan::default();
     for service in services {
-        let vip: SocketAddr = service.vip.parse().expect("a VIP and a port");
-        let backends = service.backends.iter().map(|address| (backend(service, address), 100)).collect();
         let target = Target {
             service: ServiceKey::new("my-namespace", "my-service"),
             scope: Scope::Nearest,
             client_ip_affinity: service.affinity,
-            backends,
+            backends: service.named().map(|backend| (backend, 100)).collect(),
         };
-        plan.frontends
-            .insert(Frontend { vip: vip.ip(), protocol: service.protocol, port: vip.port() }, target);
+        let (vip, port) = (service.vip.ip(), service.vip.port());
+        plan.frontends.insert(Frontend { vip, protocol: service.protocol, port }, target);
     }
-    plan.dead = dead.iter().map(|address| backend(&services[0], address)).collect();
+    plan.dead = dead.iter().flat_map(Service::named).collect();
     plan
-}
-
-fn backend(service: &Service<'_>, address: &str) -> Backend {
-    Backend {
-        address: address.parse().expect("an address and a port"),
-        protocol: service.protocol,
-        cluster: "europe-west1-d".into(),
-        local: service.local.contains(&address),
-    }
 }
