@@ -152,17 +152,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packet::{Bytes, Plain, number};
+    use crate::packet::{Bytes, Plain};
 
     const ETHERNET: usize = 14;
 
-    /// A frame in a buffer, whose checksums are corrected by the arithmetic that XDP's are.
+    /// A frame in a buffer, whose checksum is complete or still to be completed, as the kernel knows it.
     #[derive(Clone, Copy)]
-    struct Buffer<'a>(&'a RefCell<Vec<u8>>);
+    struct Buffer<'a> {
+        bytes: &'a RefCell<Vec<u8>>,
+        partial: bool,
+    }
 
     impl Bytes for Buffer<'_> {
         fn read<T: Plain>(&self, at: usize) -> Option<T> {
-            let bytes = self.0.borrow();
+            let bytes = self.bytes.borrow();
             let bytes = bytes.get(at..at + size_of::<T>())?;
             // SAFETY: the slice holds a whole T, and a plain T may be read from any bytes anywhere.
             Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
@@ -173,13 +176,13 @@ mod tests {
         }
 
         fn length(&self) -> usize {
-            self.0.borrow().len()
+            self.bytes.borrow().len()
         }
     }
 
     impl Frame for Buffer<'_> {
         fn store<T: Plain>(self, at: usize, value: &T) -> Result<(), Outcome> {
-            let mut bytes = self.0.borrow_mut();
+            let mut bytes = self.bytes.borrow_mut();
             let bytes = bytes.get_mut(at..at + size_of::<T>()).ok_or(Outcome::NotWritable)?;
             // SAFETY: the slice has room for a whole T, and a plain T has no padding.
             unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(*value) };
@@ -190,12 +193,21 @@ mod tests {
             self,
             at: usize,
             change: Difference,
-            _: Covered,
+            covered: Covered,
             zero_is_none: bool,
         ) -> Result<(), Outcome> {
             let old = u16::from_be(self.load(at).ok_or(Outcome::NotWritable)?);
-            let new = if zero_is_none { change.apply_udp(old) } else { change.apply(old) };
+            let new = match (self.partial, covered) {
+                (true, Covered::Addresses) => change.apply_partial(old),
+                (true, Covered::Body) => old,
+                (false, _) if zero_is_none => change.apply_udp(old),
+                (false, _) => change.apply(old),
+            };
             self.store(at, &new.to_be())
+        }
+
+        fn may_be_partial(self, looks: bool) -> bool {
+            looks
         }
 
         fn reshape(self, _: usize, _: usize) -> Result<(), Outcome> {
@@ -248,7 +260,7 @@ mod tests {
         ports: (u16, u16),
     ) -> Result<(), TestCaseError> {
         let bytes = RefCell::new(original.clone());
-        let buffer = Buffer(&bytes);
+        let buffer = Buffer { bytes: &bytes, partial: false };
         let before = read::<A>(buffer);
         let to = FlowKey::new(source, ports.0, destination, ports.1, before.key.protocol);
         if before.key.protocol == Protocol::Sctp {
@@ -268,7 +280,62 @@ mod tests {
         Ok(())
     }
 
+    /// The ways of a plain packet and of any other lead to the same bytes.
+    fn both_ways_agree<A: Ip + core::fmt::Debug>(
+        mut original: Vec<u8>,
+        source: A,
+        destination: A,
+        ports: (u16, u16),
+        partial: bool,
+    ) -> Result<(), TestCaseError> {
+        let bytes = RefCell::new(original.clone());
+        let before = read::<A>(Buffer { bytes: &bytes, partial });
+        let to = FlowKey::new(source, ports.0, destination, ports.1, before.key.protocol);
+        if partial {
+            let number = if before.key.protocol == Protocol::Tcp { number::TCP } else { number::UDP };
+            let FlowKey { source, destination, .. } = before.key;
+            let pseudo = Difference::default().adds_pseudo_header(source, destination, number, before.length);
+            let at = before.transport + packet::checksum_offset(before.key.protocol).unwrap();
+            original[at..at + 2].copy_from_slice(&(!pseudo.checksum()).to_be_bytes());
+        }
+        let [one, other] = [original.clone(), original].map(RefCell::new);
+        super::packet(Buffer { bytes: &one, partial }, &before, &to).unwrap();
+        let buffer = Buffer { bytes: &other, partial };
+        let plain = packet::plain::<A>(&buffer, ETHERNET).unwrap();
+        super::plain(buffer, &plain, &to).unwrap();
+        prop_assert_eq!(canonical(one.into_inner(), &before), canonical(other.into_inner(), &before));
+        Ok(())
+    }
+
     proptest! {
+        #[test]
+        fn a_plain_packet_is_translated_as_any_other(
+            protocol in prop::sample::select(std::vec![number::TCP, number::UDP]),
+            body in prop::collection::vec(any::<u8>(), 84..200),
+            source: [u8; 16],
+            destination: [u8; 16],
+            ports: (u16, u16),
+            same_ports: bool,
+            partial: bool,
+        ) {
+            let short = |address: [u8; 16]| [address[0], address[1], address[2], address[3]];
+            for v4 in [true, false] {
+                let frame = if v4 {
+                    frame::<[u8; 4]>(protocol, 0, body.clone())
+                } else {
+                    frame::<[u8; 16]>(protocol, 0, body.clone())
+                };
+                let transport = ETHERNET + if v4 { 20 } else { 40 };
+                let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+                let ports = if same_ports { (number(transport), number(transport + 2)) } else { ports };
+                if v4 {
+                    both_ways_agree(frame, short(source), short(destination), ports, partial)?;
+                } else {
+                    both_ways_agree(frame, source, destination, ports, partial)?;
+                }
+            }
+        }
+
         #[test]
         fn there_and_back_is_where_it_began(
             protocol in prop::sample::select(std::vec![number::TCP, number::UDP, number::SCTP]),
