@@ -80,8 +80,8 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn is_in(self, range: &Range<Self>) -> bool {
-        let ([a, b], [m, n], [x, y]) = (halves(self), halves(range.mask), halves(range.network));
-        a & m == x && b & n == y
+        let (whole, mask) = (u128::from_be_bytes(self), u128::from_be_bytes(range.mask));
+        whole & mask == u128::from_be_bytes(range.network)
     }
 
     #[inline(always)]

@@ -39,6 +39,6 @@ pub trait Frame: Bytes + Copy {
 /// Exchanges the ends of the Ethernet header.
 #[inline(always)]
 pub fn turn_back(frame: impl Frame) -> Result<(), Outcome> {
-    let [a, b, c, d, e, f]: [u16; 6] = frame.load(0).ok_or(Outcome::NotWritable)?;
-    frame.store(0, &[d, e, f, a, b, c])
+    let [to, from]: [[u16; 3]; 2] = frame.load(0).ok_or(Outcome::NotWritable)?;
+    frame.store(0, &[from, to])
 }

@@ -238,8 +238,7 @@ impl<A: Address> Flow<A> {
     }
 }
 
-/// Nanoseconds of a tick: a shift away from what the kernel's clock says, where rounder units would cost each packet a
-/// division.
+/// Nanoseconds of a tick: a shift away from nanoseconds, where rounder units would cost each packet a division.
 pub const TICK_NANOSECONDS: u64 = 1 << 25;
 
 /// Ticks of a second, rounded up.
@@ -249,6 +248,32 @@ pub const TICKS_PER_SECOND: u32 = 30;
 #[inline(always)]
 pub fn tick(nanoseconds: u64) -> u32 {
     (nanoseconds / TICK_NANOSECONDS) as u32
+}
+
+/// How the kernel counts time in jiffies, which a program reads without a call: a constant of the loaded programs.
+///
+/// Jiffies follow the monotonic clock (kernel: `tick_do_update_jiffies64`), but for the moment of the boot before anyone
+/// counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jiffies {
+    pub nanoseconds: u64,
+    /// The number at boot.
+    pub first: u64,
+}
+
+impl Jiffies {
+    /// Of a kernel whose coarse clocks have this resolution.
+    pub const fn of_resolution(nanoseconds: u64) -> Self {
+        // Kernel: `INITIAL_JIFFIES`, five minutes before 32 bits are full.
+        let hertz = (1_000_000_000 + nanoseconds / 2) / nanoseconds;
+        Self { nanoseconds, first: (1 << 32) - 300 * hertz }
+    }
+
+    #[inline(always)]
+    pub fn tick(self, jiffies: u64) -> u32 {
+        tick(jiffies.wrapping_sub(self.first).wrapping_mul(self.nanoseconds))
+    }
 }
 
 /// Key of `FRAGMENTS`: what the fragments of one datagram have in common (RFC 791, RFC 8200).
@@ -324,7 +349,9 @@ pub struct Range<A> {
 mod user {
     use aya::Pod;
 
-    use super::{Address, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, Range};
+    use super::{
+        Address, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Jiffies, Ports, Range,
+    };
 
     // SAFETY: repr(C) without padding, of addresses, numbers and enums; the enums' bytes are written by programs and
     // agents of the same schema alone.
@@ -343,6 +370,8 @@ mod user {
     unsafe impl Pod for Ports {}
     // SAFETY: see above.
     unsafe impl Pod for Counter {}
+    // SAFETY: see above.
+    unsafe impl Pod for Jiffies {}
     // SAFETY: see above.
     unsafe impl<A: Address> Pod for Range<A> {}
 }

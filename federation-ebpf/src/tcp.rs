@@ -80,8 +80,7 @@ impl TcpState {
             // What the backend grants may be lost on the way: only the client's acknowledgement tells.
             (Self::Opening, Side::Backend) => Self::Opening,
             (Self::Opening, Side::Client) if flags.opens() => Self::Opening,
-            (Self::Opening, Side::Client) => Self::Established,
-            (Self::Established, _) => Self::Established,
+            (Self::Opening, Side::Client) | (Self::Established, _) => Self::Established,
         }
     }
 

@@ -29,11 +29,11 @@ use aya::{
     Ebpf, EbpfLoader, TestRunOptions, TestRunResult,
     programs::{Program, SchedClassifier, TestRun as _, Xdp},
 };
-use federation_ebpf::maps::Range;
+use federation_ebpf::maps::{Jiffies, Range};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::{
     sys::sysinfo::sysinfo,
-    time::{ClockId, clock_gettime},
+    time::{ClockId, clock_getres, clock_gettime},
 };
 use tracing::{info, warn};
 
@@ -118,7 +118,9 @@ impl DataPlane {
         };
         let paths: Vec<_> = Pins::map_names().map(|name| (name, pins.map(name))).collect();
         let mut loader = EbpfLoader::new();
+        let jiffies = jiffies()?;
         loader.override_global("VIP_V4", &v4, true).override_global("VIP_V6", &v6, true);
+        loader.override_global("JIFFIES", &jiffies, true);
         loader.map_max_entries("SLOTS", slots);
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
@@ -301,6 +303,19 @@ fn in_use_of<A: Family>(pins: &Pins, now: Moment) -> Result<BTreeSet<u32>> {
 /// The clock of flows' `last_seen`.
 fn now() -> Result<Duration> {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).context("read the monotonic clock")
+}
+
+/// How this kernel counts jiffies, which the programs tell time by.
+///
+/// # Errors
+/// The clock cannot be asked.
+pub fn jiffies() -> Result<Jiffies> {
+    // A coarse clock moves with every jiffy, so its resolution is one.
+    let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from);
+    let jiffy = jiffy.context("ask for the resolution of the coarse clock")?;
+    let nanoseconds = u64::try_from(jiffy.as_nanos()).context("read the length of a jiffy")?;
+    ensure!(nanoseconds > 0, "the coarse clock has no resolution");
+    Ok(Jiffies::of_resolution(nanoseconds))
 }
 
 /// The verifier's log can be megabytes; its end says what is wrong.

@@ -29,16 +29,13 @@ pub fn message<A: Ip>(frame: &impl Bytes, network: &Network<A>) -> Result<Messag
     if (network.length as usize) < HEADER || !frame.has(network.transport + HEADER) {
         return Err(Outcome::Malformed);
     }
-    let start: u16 = frame.load(network.transport).ok_or(Outcome::Malformed)?;
-    // Not loaded as a byte: types up to 127 would be told by its sign, and LLVM 22, with `alu32` but without the jumps
-    // that belong to it, compares the sign-extended half of a register with the whole of -128: never equal.
-    Ok(match (A::ICMP, u16::from_be(start) >> 8) {
+    let kind: u8 = frame.load(network.transport).ok_or(Outcome::Malformed)?;
+    Ok(match (A::ICMP, kind) {
         (number::ICMP, 8) => Message::EchoRequest { answer: 0 },
-        // Destination unreachable, source quench, time exceeded, parameter problem.
-        (number::ICMP, 3 | 4 | 11 | 12) => Message::Error,
         (number::ICMPV6, 128) => Message::EchoRequest { answer: 129 },
-        // RFC 4443, section 2.1: error messages have the types up to 127.
-        (number::ICMPV6, 1..=127) => Message::Error,
+        // Destination unreachable, source quench, time exceeded, parameter problem; of ICMPv6 all up to 127 (RFC 4443,
+        // section 2.1).
+        (number::ICMP, 3 | 4 | 11 | 12) | (number::ICMPV6, 1..=127) => Message::Error,
         _ => Message::Other,
     })
 }

@@ -2,11 +2,11 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
 use federation_ebpf::{
     hash,
     maps::{
-        self, Affinity, Backend, BackendPlace, BackendState, Direction, EventKind, Flow, FlowKey, Frontend,
+        Affinity, Backend, BackendPlace, BackendState, Direction, EventKind, Flow, FlowKey, Frontend,
         FrontendKey, Protocol, TICKS_PER_SECOND,
     },
     outcome::Outcome,
@@ -17,7 +17,7 @@ use federation_ebpf::{
 use super::{
     count,
     event::{self, About},
-    maps::{Family, SLOTS},
+    maps::{self, Family, SLOTS},
     scratch::Scratch,
 };
 
@@ -419,9 +419,10 @@ pub fn translation<F: Family>(
     Some(flow.direction)
 }
 
-/// The monotonic clock, to a jiffy (kernel 5.11): all that flows need.
+/// The time, to a jiffy: all that flows need. No call, unlike every clock that a program may ask (kernel:
+/// `do_misc_fixups` puts the variable's address into the program).
 #[inline(always)]
 pub fn now() -> u32 {
     // SAFETY: a helper without arguments.
-    maps::tick(unsafe { bpf_ktime_get_coarse_ns() })
+    maps::jiffies().tick(unsafe { bpf_jiffies64() })
 }

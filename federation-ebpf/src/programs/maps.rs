@@ -10,7 +10,10 @@ use federation_ebpf::{
     answer::Answer,
     bucket::Bucket,
     filter,
-    maps::{self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, Range},
+    maps::{
+        self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Jiffies, Ports,
+        Range,
+    },
 };
 
 use super::scratch::Room;
@@ -83,6 +86,16 @@ pub static EVENTS: RingBuf<Event, { maps::EVENTS }> = RingBuf::new();
 static VIP_V4: Range<[u8; 4]> = Range { network: [0; 4], mask: [255; 4] };
 #[unsafe(no_mangle)]
 static VIP_V6: Range<[u8; 16]> = Range { network: [0; 16], mask: [255; 16] };
+
+#[unsafe(no_mangle)]
+static JIFFIES: Jiffies = Jiffies { nanoseconds: 0, first: 0 };
+
+/// How this kernel counts time.
+#[inline(always)]
+pub fn jiffies() -> Jiffies {
+    // SAFETY: a constant of the loaded program; volatile, for the compiler knows only what it was built with.
+    unsafe { core::ptr::read_volatile(&raw const JIFFIES) }
+}
 
 /// A family of IP with its maps.
 pub trait Family {

@@ -193,7 +193,9 @@ fn load(maps: &Path) -> Result<Ebpf> {
     // As many as the machine affords, which the object does not know.
     let slots = MapInfo::from_pin(maps.join("SLOTS")).context("look at SLOTS")?.max_entries();
     let mut loader = EbpfLoader::new();
+    let jiffies = dataplane::jiffies()?;
     loader.override_global("VIP_V4", &VIPS_V4, true).override_global("VIP_V6", &VIPS_V6, true);
+    loader.override_global("JIFFIES", &jiffies, true);
     loader.map_max_entries("SLOTS", slots);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
