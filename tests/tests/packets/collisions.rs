@@ -1,6 +1,9 @@
 //! Two flows of one client that would share a reply key: another slot, another port, and never each other's answers.
 
-use std::sync::Barrier;
+use std::{
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use federation_agent::model::Protocol::{Sctp, Tcp, Udp};
 use federation_ebpf::{
@@ -127,19 +130,23 @@ fn first_packets_on_two_cpus_at_once_agree() {
     for family in FAMILIES {
         let People { client, vip, a, b, c, .. } = family.people();
         let node = Node::serving(&[service(Tcp, vip, &[a, b, c])]);
-        let barrier = Barrier::new(2);
+        // A lock would wake one long after the other.
+        let ready = AtomicUsize::new(0);
         let firsts: Vec<_> =
             (1..=ROUNDS).map(|port| tcp(at_port(client, port), vip, Segment::Syn).bytes()).collect();
         let run = |cpu| {
             on_cpu(cpu, || {
-                let sent = firsts.iter().map(|first| {
-                    barrier.wait();
+                let sent = firsts.iter().enumerate().map(|(round, first)| {
+                    ready.fetch_add(1, Ordering::SeqCst);
+                    while ready.load(Ordering::SeqCst) < 2 * (round + 1) {
+                        std::hint::spin_loop();
+                    }
                     node.run("from_pod", first).expect("a frame")
                 });
                 sent.collect::<Vec<_>>()
             })
         };
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (one, other) = std::thread::scope(|scope| {
             let other = scope.spawn(|| run(1 % cpus));
             (run(0), other.join().expect("no panic"))
@@ -148,6 +155,8 @@ fn first_packets_on_two_cpus_at_once_agree() {
         assert!(one.iter().all(|(verdict, _)| *verdict == Verdict::Pass));
         let flows = node.view().flows().unwrap();
         assert_eq!(flows.len(), usize::from(ROUNDS));
+        assert_eq!(node.count(Opened), u64::from(ROUNDS), "one of both opens");
+        assert_eq!(node.count(Opened) + node.count(Forwarded), 2 * u64::from(ROUNDS));
         assert_eq!(node.entries().len(), 2 * usize::from(ROUNDS), "no entry of a choice that lost is left");
         for (port, (_, bytes)) in (1..).zip(one) {
             let client = at_port(client, port);

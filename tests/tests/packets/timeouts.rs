@@ -1,6 +1,6 @@
 //! How long a flow is remembered, what is written of it meanwhile, and how a lost entry comes back.
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use federation_agent::model::{self, Protocol::Tcp};
 use federation_ebpf::{maps::Protocol, outcome::Outcome::*, tcp::TcpState};
@@ -28,7 +28,7 @@ fn a_flow_is_over_after_silence_as_long_as_its_state_allows() {
         };
         // What was sent, what comes after the silence, how long that may be, and the outcome of a new choice.
         let cases: [(&str, Protocol, &[Frame], &Frame, u64, _); 5] = [
-            ("opening", Protocol::Tcp, &[syn.clone()], &syn, 240, Opened),
+            ("opening", Protocol::Tcp, slice::from_ref(&syn), &syn, 240, Opened),
             ("established", Protocol::Tcp, &[syn.clone(), ack.clone()], &ack, 7440, Adopted),
             ("closing", Protocol::Tcp, &[syn.clone(), tcp(client, vip, Segment::Fin)], &ack, 240, Adopted),
             ("UDP", Protocol::Udp, &[udp(client, vip)], &udp(client, vip), 300, Opened),
@@ -69,7 +69,7 @@ fn what_was_seen_is_written_once_a_second_at_most() {
             [("from_pod", &ack, ack.to(a), Forwarded), ("to_pod", &answer, answer.from(vip), Replied)]
         {
             let seen = |key| node.entry(key).expect("an entry").last_seen;
-            node.age_both(forward, SECOND / 2);
+            node.age_both(forward, SECOND / 4);
             let before = (seen(forward), seen(reply));
             node.turns(program, packet, &out, outcome);
             assert_eq!((seen(forward), seen(reply)), before, "{program}: a second is not over");
