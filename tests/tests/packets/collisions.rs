@@ -3,6 +3,7 @@
 use std::{
     num::NonZero,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use federation_agent::model::Protocol::{Sctp, Tcp, Udp};
@@ -119,8 +120,32 @@ fn a_shared_backend_serves_a_port_as_it_is_once_the_first_connection_is_over() {
         node.opens(&tcp(client, vip, Segment::Syn), &[a]);
         node.send("from_pod", &tcp(client, vip, Segment::Rst));
         node.opens(&tcp(client, other_vip, Segment::Syn), &[a]);
+        // What comes late of the first one leaves the second one's entries alone.
+        let first = tuple(Protocol::Tcp, client, vip);
+        node.age(first, Duration::from_secs(2));
+        let late = tcp(client, vip, Segment::Ack);
+        node.turns("from_pod", &late, &late.to(a), Forwarded);
         let answer = tcp(a, client, Segment::SynAck);
         node.turns("to_pod", &answer, &answer.from(other_vip), Replied);
+    }
+}
+
+#[test]
+fn an_entry_of_replies_without_its_other_half_is_kept_for_a_second() {
+    for family in FAMILIES {
+        let People { client, vip, other_vip, a, .. } = family.people();
+        for is_young in [true, false] {
+            let node = Node::serving(&[service(Udp, vip, &[a]), service(Udp, other_vip, &[a])]);
+            node.opens(&udp(client, vip), &[a]);
+            node.lose(tuple(Protocol::Udp, client, vip));
+            if is_young {
+                // Another CPU may just be making the other half.
+                translated_port(&node, &udp(client, other_vip), a);
+            } else {
+                node.age(tuple(Protocol::Udp, a, client), Duration::from_secs(2));
+                node.opens(&udp(client, other_vip), &[a]);
+            }
+        }
     }
 }
 

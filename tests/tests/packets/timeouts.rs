@@ -7,7 +7,7 @@ use federation_ebpf::{maps::Protocol, outcome::Outcome::*, tcp::TcpState};
 
 use crate::{
     families::{FAMILIES, People, at_port},
-    frames::{Frame, Segment, sctp, tcp, udp},
+    frames::{Fragment, Frame, Segment, Trouble, error, sctp, tcp, udp},
     node::{Node, service},
     state::tuple,
 };
@@ -138,5 +138,25 @@ fn a_lost_forward_entry_is_made_anew_onto_its_own_reply_entry() {
         node.turns("from_pod", &ack, &ack.to(a), Adopted);
         assert_eq!(node.entries().len(), 2);
         assert_eq!(node.view().flows().unwrap()[0].state, TcpState::Established);
+    }
+}
+
+#[test]
+fn what_belongs_to_a_flow_that_is_over_belongs_to_none() {
+    for family in FAMILIES {
+        let People { client, vip, a, router, .. } = family.people();
+        let node = Node::serving(&[service(model::Protocol::Udp, vip, &[a])]);
+        let (forth, back) = (udp(client, vip), udp(a, client));
+        let later = forth.fragment(Fragment::Later);
+        let to_client = error(router, client, Trouble::Time, &forth.to(a));
+        let to_vip = error(client, vip, Trouble::Port, &back.from(vip));
+        node.send("from_pod", &forth.fragment(Fragment::First));
+        node.turns("from_pod", &later, &later.to(a), FragmentTranslated);
+        node.turns("to_pod", &to_client, &to_client.about(&forth), ErrorTranslated);
+        node.turns("from_pod", &to_vip, &to_vip.to(a).about(&back), ErrorTranslated);
+        node.age_both(tuple(Protocol::Udp, client, vip), 310 * SECOND);
+        node.leaves("from_pod", &later, FragmentUnknown);
+        node.leaves("to_pod", &to_client, NoFlow);
+        node.leaves("from_pod", &to_vip, ErrorUnknown);
     }
 }
