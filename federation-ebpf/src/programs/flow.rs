@@ -64,6 +64,8 @@ pub struct Choice {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Attempt {
     Done,
+    /// Another CPU has made the flow of the same tuple meanwhile, and its choice stands.
+    Outrun,
     /// Somebody else waits for an answer under the key that ours would come under.
     Taken,
     Full,
@@ -229,7 +231,7 @@ pub fn open<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize, reach: R
             choice.first = *id;
         }
         match try_establish::<F>(scratch) {
-            Attempt::Done => return opened::<F>(scratch, bytes),
+            Attempt::Done | Attempt::Outrun => return opened::<F>(scratch, bytes),
             Attempt::Full => return Outcome::FlowsFull,
             Attempt::PortMustStay => return Outcome::PortMustStay,
             Attempt::Taken => {}
@@ -253,7 +255,7 @@ pub fn open<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize, reach: R
         // SAFETY: as above.
         unsafe { scratch.choice.assume_init_mut() }.client_port = hash::port(spread, attempt);
         match try_establish::<F>(scratch) {
-            Attempt::Done => return opened::<F>(scratch, bytes),
+            Attempt::Done | Attempt::Outrun => return opened::<F>(scratch, bytes),
             Attempt::Taken => {}
             Attempt::Full | Attempt::PortMustStay => return Outcome::FlowsFull,
         }
@@ -311,12 +313,11 @@ fn establish<F: Family>(scratch: &mut Scratch<F::Address>) -> Attempt {
         let _ = F::flows().remove(&*reply);
         return Attempt::Full;
     };
-    // Another CPU was first: its choice stands.
     *to = key.translated(winner);
     if to.reversed() != *reply {
         let _ = F::flows().remove(&*reply);
     }
-    Attempt::Done
+    Attempt::Outrun
 }
 
 /// Whether nobody waits for what the reply entry under `key` translates.
@@ -357,17 +358,23 @@ fn made<A: Ip>(packet: &Packet<A>, choice: &Choice, backend: &Backend<A>) -> Flo
     }
 }
 
-/// Counts a flow that was just made, and tells of it.
+/// Counts a flow that was just made, and tells of it, if it was made here.
 #[inline(always)]
 fn opened<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Outcome {
     // SAFETY: written by the caller.
-    let packet = unsafe { scratch.packet.assume_init_ref() };
-    let adopted = packet.key.protocol == Protocol::Tcp && !packet.flags.opens();
-    let outcome = if adopted { Outcome::Adopted } else { Outcome::Opened };
+    let (packet, choice) = unsafe { (scratch.packet.assume_init_ref(), scratch.choice.assume_init_ref()) };
+    let first = choice.attempt == Attempt::Done;
+    let outcome = if !first {
+        Outcome::Forwarded
+    } else if packet.key.protocol == Protocol::Tcp && !packet.flags.opens() {
+        Outcome::Adopted
+    } else {
+        Outcome::Opened
+    };
     // SAFETY: entries are not freed while the program runs.
     let Some(flow) = (unsafe { F::flows().get(&packet.key) }) else { return outcome };
-    count::packet(flow, bytes, true);
-    if event::is_sampled() {
+    count::packet(flow, bytes, first);
+    if first && event::is_sampled() {
         let about = About { backend: flow.backend, generation: flow.generation };
         event::tell(EventKind::Opened, outcome, &packet.key, about);
     }

@@ -1,7 +1,10 @@
 //! Maps outlive the agent: the next one finds flows and ids as they were, or says why it cannot use them.
 
 use federation_agent::{
-    dataplane::view::{Backend, View},
+    dataplane::{
+        DataPlane,
+        view::{Backend, View},
+    },
     model::Protocol::Tcp,
 };
 use federation_ebpf::outcome::Outcome::*;
@@ -9,6 +12,7 @@ use federation_ebpf::outcome::Outcome::*;
 use crate::{
     families::{FAMILIES, Family, People},
     frames::{Segment, tcp},
+    loaded::config,
     node::{Node, PROGRAMS, service},
 };
 
@@ -51,8 +55,13 @@ fn a_map_of_another_shape_is_not_adopted() {
     let maps = node.maps_dir();
     std::fs::remove_file(maps.join("SLOTS")).unwrap();
     std::fs::rename(maps.join("RETURN_FILTER"), maps.join("SLOTS")).unwrap();
-    let refusal = View::open(node.bpf_dir()).err().expect("a refusal").to_string();
-    assert!(refusal.contains("SLOTS") && refusal.contains("federation-agent detach"), "{refusal}");
+    let to_viewer = View::open(node.bpf_dir()).err();
+    let to_agent = DataPlane::open(&config(node.bpf_dir())).err();
+    for refusal in [to_viewer, to_agent] {
+        let refusal = refusal.expect("a refusal").to_string();
+        assert!(refusal.contains("SLOTS") && refusal.contains("federation-agent detach"), "{refusal}");
+    }
+    assert!(maps.join("FLOWS_V4").exists(), "nothing of it is removed");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Two flows of one client that would share a reply key: another slot, another port, and never each other's answers.
 
-use std::sync::Barrier;
+use std::{
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use federation_agent::model::Protocol::{Sctp, Tcp, Udp};
 use federation_ebpf::{
@@ -116,8 +120,32 @@ fn a_shared_backend_serves_a_port_as_it_is_once_the_first_connection_is_over() {
         node.opens(&tcp(client, vip, Segment::Syn), &[a]);
         node.send("from_pod", &tcp(client, vip, Segment::Rst));
         node.opens(&tcp(client, other_vip, Segment::Syn), &[a]);
+        // What comes late of the first one leaves the second one's entries alone.
+        let first = tuple(Protocol::Tcp, client, vip);
+        node.age(first, Duration::from_secs(2));
+        let late = tcp(client, vip, Segment::Ack);
+        node.turns("from_pod", &late, &late.to(a), Forwarded);
         let answer = tcp(a, client, Segment::SynAck);
         node.turns("to_pod", &answer, &answer.from(other_vip), Replied);
+    }
+}
+
+#[test]
+fn an_entry_of_replies_without_its_other_half_is_kept_for_a_second() {
+    for family in FAMILIES {
+        let People { client, vip, other_vip, a, .. } = family.people();
+        for is_young in [true, false] {
+            let node = Node::serving(&[service(Udp, vip, &[a]), service(Udp, other_vip, &[a])]);
+            node.opens(&udp(client, vip), &[a]);
+            node.lose(tuple(Protocol::Udp, client, vip));
+            if is_young {
+                // Another CPU may just be making the other half.
+                translated_port(&node, &udp(client, other_vip), a);
+            } else {
+                node.age(tuple(Protocol::Udp, a, client), Duration::from_secs(2));
+                node.opens(&udp(client, other_vip), &[a]);
+            }
+        }
     }
 }
 
@@ -127,19 +155,23 @@ fn first_packets_on_two_cpus_at_once_agree() {
     for family in FAMILIES {
         let People { client, vip, a, b, c, .. } = family.people();
         let node = Node::serving(&[service(Tcp, vip, &[a, b, c])]);
-        let barrier = Barrier::new(2);
+        // A lock would wake one long after the other.
+        let ready = AtomicUsize::new(0);
         let firsts: Vec<_> =
             (1..=ROUNDS).map(|port| tcp(at_port(client, port), vip, Segment::Syn).bytes()).collect();
         let run = |cpu| {
             on_cpu(cpu, || {
-                let sent = firsts.iter().map(|first| {
-                    barrier.wait();
+                let sent = firsts.iter().enumerate().map(|(round, first)| {
+                    ready.fetch_add(1, Ordering::SeqCst);
+                    while ready.load(Ordering::SeqCst) < 2 * (round + 1) {
+                        std::hint::spin_loop();
+                    }
                     node.run("from_pod", first).expect("a frame")
                 });
                 sent.collect::<Vec<_>>()
             })
         };
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let (one, other) = std::thread::scope(|scope| {
             let other = scope.spawn(|| run(1 % cpus));
             (run(0), other.join().expect("no panic"))
@@ -148,6 +180,8 @@ fn first_packets_on_two_cpus_at_once_agree() {
         assert!(one.iter().all(|(verdict, _)| *verdict == Verdict::Pass));
         let flows = node.view().flows().unwrap();
         assert_eq!(flows.len(), usize::from(ROUNDS));
+        assert_eq!(node.count(Opened), u64::from(ROUNDS), "one of both opens");
+        assert_eq!(node.count(Opened) + node.count(Forwarded), 2 * u64::from(ROUNDS));
         assert_eq!(node.entries().len(), 2 * usize::from(ROUNDS), "no entry of a choice that lost is left");
         for (port, (_, bytes)) in (1..).zip(one) {
             let client = at_port(client, port);

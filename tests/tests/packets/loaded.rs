@@ -109,10 +109,14 @@ impl Loaded {
     }
 }
 
-fn open(bpf_dir: &Path) -> DataPlane {
+/// With the same seed everywhere: tables do not depend on who makes them.
+pub fn config(bpf_dir: &Path) -> Config {
     let vip_ranges = VIP_RANGES.iter().map(|range| range.parse().expect("a range")).collect();
-    DataPlane::open(&Config { bpf_dir: bpf_dir.to_owned(), vip_ranges, tc_attach: TcAttach::Auto, seed: 7 })
-        .expect("the programs load")
+    Config { bpf_dir: bpf_dir.to_owned(), vip_ranges, tc_attach: TcAttach::Auto, seed: 7 }
+}
+
+fn open(bpf_dir: &Path) -> DataPlane {
+    DataPlane::open(&config(bpf_dir)).expect("the programs load")
 }
 
 fn empty<K: Pod, V: Pod>(map: MapData) {

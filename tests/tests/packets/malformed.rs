@@ -11,16 +11,19 @@ use proptest::{
 use crate::{
     families::{FAMILIES, Family, People, at_port},
     frames::{ETHERNET, Fragment, Frame, Segment, Trouble, echo_request, error, other, sctp, tcp, udp},
-    node::{Node, PROGRAMS, REPLY, Sent, TO_VIP, service},
+    node::{Node, PROGRAMS, REPLY, Sent, Service, TO_VIP, service},
 };
 
 fn serving(family: Family) -> Node {
-    let People { vip, a, .. } = family.people();
-    Node::serving(&[
+    Node::serving(&services(family.people()))
+}
+
+fn services(People { vip, a, .. }: People) -> [Service; 3] {
+    [
         service(Tcp, vip, &[a]).local(),
         service(Udp, vip, &[a]).local(),
         service(Sctp, at_port(vip, a.port()), &[a]).local(),
-    ])
+    ]
 }
 
 /// Packets to a VIP and from a backend, with the bytes that each needs behind its IP header.
@@ -172,59 +175,51 @@ fn headers_that_contradict_themselves_are_malformed() {
     }
 }
 
-/// Frames that are noise but for what leads deeper into the programs: a type, a version, a protocol, a VIP or a backend.
+/// Frames of every kind that something happened to: some bytes are others, and the end may be missing.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let mut frames = Vec::new();
+    for family in FAMILIES {
+        let people = family.people();
+        let People { client, vip, a, router, .. } = people;
+        for (forth, back, _) in packets(&people) {
+            frames.extend([forth, back]);
+        }
+        frames.push(other(client, vip, ip_number::GRE));
+        frames.push(error(router, client, Trouble::Time, &tcp(client, a, Segment::Ack)));
+        frames.push(error(client, vip, Trouble::Port, &udp(vip, client)));
+    }
+    let frames: Vec<_> = frames.iter().map(Frame::bytes).collect();
+    // Nearer to the beginning there is more to be damaged.
+    let place = prop_oneof![12_usize..64, 12_usize..140];
+    let others = prop::collection::vec((place, any::<u8>()), 0..5);
+    let end = prop_oneof![2 => Just(usize::MAX), 1 => 15_usize..140];
+    (prop::sample::select(frames), others, end).prop_map(|(mut frame, others, end)| {
+        for (place, byte) in others {
+            if let Some(there) = frame.get_mut(place) {
+                *there = byte;
+            }
+        }
+        frame.truncate(end);
+        frame
+    })
+}
+
+/// Bytes of which only the type says something.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
     let kinds = prop::sample::select(vec![0x0800_u16, 0x86dd, 0x8100, 0x88a8]);
-    let numbers = prop::sample::select(vec![0_u8, 1, 6, 17, 43, 44, 58, 60, 132, 200]);
-    let body = prop::collection::vec(any::<u8>(), 64..160);
-    (kinds, numbers, body, any::<[bool; 5]>()).prop_map(
-        |(kind, number, mut body, [plain, vip, backend, tcp, known])| {
-            let mut frame = vec![2; 12];
-            frame.extend(kind.to_be_bytes());
-            let family = if kind == 0x0800 { Family::V4 } else { Family::V6 };
-            let People { client, vip: to, a, .. } = family.people();
-            let start = match kind {
-                0x0800 | 0x86dd => 0,
-                _ => {
-                    body[2..4].copy_from_slice(&0x86dd_u16.to_be_bytes());
-                    4
-                }
-            };
-            let ip = &mut body[start..];
-            let example = if tcp {
-                self::tcp(if backend { a } else { client }, to, Segment::Ack)
-            } else {
-                udp(client, to)
-            };
-            let example = example.packet();
-            let (protocol, source, destination, ports, length) = if family == Family::V4 {
-                (9, 12..16, 16..20, 20..24, 2..4)
-            } else {
-                (6, 8..24, 24..40, 40..44, 4..6)
-            };
-            ip[0] = if plain { example[0] } else { ip[0] };
-            ip[protocol] = number;
-            for (wanted, range) in
-                [(backend || known, source), (vip, destination), (known, ports), (plain, length)]
-            {
-                if wanted {
-                    ip[range.clone()].copy_from_slice(&example[range]);
-                }
-            }
-            frame.extend(body);
-            frame
-        },
-    )
+    (kinds, prop::collection::vec(any::<u8>(), 1..160))
+        .prop_map(|(kind, body)| [&[2; 12][..], &kind.to_be_bytes(), &body].concat())
 }
 
 #[test]
-fn noise_gets_a_verdict() {
-    let node = serving(Family::V6);
-    let config = Config { cases: 256, failure_persistence: None, ..Config::default() };
+fn whatever_comes_gets_a_verdict() {
+    let services = FAMILIES.map(|family| services(family.people()));
+    let node = Node::serving(&services.concat());
+    let config = Config { cases: 512, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
-        .run(&noise(), |bytes| {
+        .run(&prop_oneof![7 => damaged(), 1 => noise()], |bytes| {
             for program in PROGRAMS {
-                // A panic in here is an unknown verdict, or more than one outcome.
+                // An unknown verdict and a second outcome are panics in here.
                 let Some(sent) = node.try_send_bytes(program, &bytes) else { continue };
                 let outcome = sent.outcome.unwrap_or(NotOurs);
                 prop_assert_eq!(sent.verdict, outcome.verdict(), "{}", program);
@@ -235,6 +230,10 @@ fn noise_gets_a_verdict() {
             Ok(())
         })
         .unwrap();
+    // Nor did all of them end at the door.
+    for outcome in [Opened, Replied, EchoAnswered, NoFrontend, UnknownProtocol, ErrorTranslated, Malformed] {
+        assert!(node.count(outcome) > 0, "{outcome:?}");
+    }
 }
 
 #[test]

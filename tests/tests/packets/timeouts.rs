@@ -1,13 +1,13 @@
 //! How long a flow is remembered, what is written of it meanwhile, and how a lost entry comes back.
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use federation_agent::model::{self, Protocol::Tcp};
 use federation_ebpf::{maps::Protocol, outcome::Outcome::*, tcp::TcpState};
 
 use crate::{
     families::{FAMILIES, People, at_port},
-    frames::{Frame, Segment, sctp, tcp, udp},
+    frames::{Fragment, Frame, Segment, Trouble, error, sctp, tcp, udp},
     node::{Node, service},
     state::tuple,
 };
@@ -28,7 +28,7 @@ fn a_flow_is_over_after_silence_as_long_as_its_state_allows() {
         };
         // What was sent, what comes after the silence, how long that may be, and the outcome of a new choice.
         let cases: [(&str, Protocol, &[Frame], &Frame, u64, _); 5] = [
-            ("opening", Protocol::Tcp, &[syn.clone()], &syn, 240, Opened),
+            ("opening", Protocol::Tcp, slice::from_ref(&syn), &syn, 240, Opened),
             ("established", Protocol::Tcp, &[syn.clone(), ack.clone()], &ack, 7440, Adopted),
             ("closing", Protocol::Tcp, &[syn.clone(), tcp(client, vip, Segment::Fin)], &ack, 240, Adopted),
             ("UDP", Protocol::Udp, &[udp(client, vip)], &udp(client, vip), 300, Opened),
@@ -69,7 +69,7 @@ fn what_was_seen_is_written_once_a_second_at_most() {
             [("from_pod", &ack, ack.to(a), Forwarded), ("to_pod", &answer, answer.from(vip), Replied)]
         {
             let seen = |key| node.entry(key).expect("an entry").last_seen;
-            node.age_both(forward, SECOND / 2);
+            node.age_both(forward, SECOND / 4);
             let before = (seen(forward), seen(reply));
             node.turns(program, packet, &out, outcome);
             assert_eq!((seen(forward), seen(reply)), before, "{program}: a second is not over");
@@ -138,5 +138,25 @@ fn a_lost_forward_entry_is_made_anew_onto_its_own_reply_entry() {
         node.turns("from_pod", &ack, &ack.to(a), Adopted);
         assert_eq!(node.entries().len(), 2);
         assert_eq!(node.view().flows().unwrap()[0].state, TcpState::Established);
+    }
+}
+
+#[test]
+fn what_belongs_to_a_flow_that_is_over_belongs_to_none() {
+    for family in FAMILIES {
+        let People { client, vip, a, router, .. } = family.people();
+        let node = Node::serving(&[service(model::Protocol::Udp, vip, &[a])]);
+        let (forth, back) = (udp(client, vip), udp(a, client));
+        let later = forth.fragment(Fragment::Later);
+        let to_client = error(router, client, Trouble::Time, &forth.to(a));
+        let to_vip = error(client, vip, Trouble::Port, &back.from(vip));
+        node.send("from_pod", &forth.fragment(Fragment::First));
+        node.turns("from_pod", &later, &later.to(a), FragmentTranslated);
+        node.turns("to_pod", &to_client, &to_client.about(&forth), ErrorTranslated);
+        node.turns("from_pod", &to_vip, &to_vip.to(a).about(&back), ErrorTranslated);
+        node.age_both(tuple(Protocol::Udp, client, vip), 310 * SECOND);
+        node.leaves("from_pod", &later, FragmentUnknown);
+        node.leaves("to_pod", &to_client, NoFlow);
+        node.leaves("from_pod", &to_vip, ErrorUnknown);
     }
 }

@@ -195,17 +195,14 @@ impl Frame {
 
     fn icmp_bytes(&self, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> (IpNumber, Vec<u8>) {
         let (type_u8, code_u8, bytes5to8) = (kind, code, rest);
-        match (self.from.ip(), self.to.ip()) {
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                let kind = Icmpv6Type::Unknown { type_u8, code_u8, bytes5to8 };
-                let header = Icmpv6Header::with_checksum(kind, from.octets(), to.octets(), payload);
-                (ip_number::IPV6_ICMP, [&header.expect("it is small").to_bytes()[..], payload].concat())
-            }
-            _ => {
-                let kind = Icmpv4Type::Unknown { type_u8, code_u8, bytes5to8 };
-                let header = Icmpv4Header::with_checksum(kind, payload);
-                (ip_number::ICMP, [&header.to_bytes()[..], payload].concat())
-            }
+        if let (IpAddr::V6(from), IpAddr::V6(to)) = (self.from.ip(), self.to.ip()) {
+            let kind = Icmpv6Type::Unknown { type_u8, code_u8, bytes5to8 };
+            let header = Icmpv6Header::with_checksum(kind, from.octets(), to.octets(), payload);
+            (ip_number::IPV6_ICMP, [&header.expect("it is small").to_bytes()[..], payload].concat())
+        } else {
+            let kind = Icmpv4Type::Unknown { type_u8, code_u8, bytes5to8 };
+            let header = Icmpv4Header::with_checksum(kind, payload);
+            (ip_number::ICMP, [&header.to_bytes()[..], payload].concat())
         }
     }
 }
