@@ -138,7 +138,9 @@ pub async fn measure(only: &str) -> Result<Vec<Measurement>> {
     }
     if wanted(CONNECTIONS.group, only) {
         eprintln!("new connections");
-        measured.extend(CONNECTIONS.measured(&ways.connections()?)?);
+        let samples = ways.connections()?;
+        measured.extend(CONNECTIONS.measured(&samples)?);
+        measured.extend(added(&samples)?);
     }
     Ok(measured)
 }
@@ -272,6 +274,20 @@ impl Comparison {
         }
         Ok(measured)
     }
+}
+
+/// What translating adds to a connection, in microseconds over the direct way: most of its time goes to the two ends, which
+/// no way makes faster.
+fn added(samples: &Samples) -> Result<[Measurement; 2]> {
+    let over_direct = |way: usize| -> Vec<f64> {
+        samples[way].iter().zip(&samples[DIRECT]).map(|(own, direct)| 1e6 / own - 1e6 / direct).collect()
+    };
+    let (vip, nftables) = (over_direct(VIP), over_direct(MOST_SERVICES));
+    let name = "path/connections/nftables_10000_over_direct";
+    let peer = Case { name, unit: "us", against: None, promise: None };
+    let own =
+        Case { name: "path/connections/vip_over_direct", unit: "us", against: Some(name), promise: None };
+    Ok([own.beside(&vip, &nftables)?, peer.alone(&nftables)?])
 }
 
 fn service() -> Result<Service> {
