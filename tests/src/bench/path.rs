@@ -106,7 +106,7 @@ const CONNECTION_TURNS: usize = 150;
 const BLOCK_OF_CONNECTIONS: u32 = 250;
 
 /// The lab that all cases need.
-struct Ways {
+struct Paths {
     ways: [Way; WAYS],
     /// Where everything runs that is not throughput.
     one: Cpus,
@@ -126,26 +126,26 @@ type Samples = [Vec<f64>; WAYS];
 /// Measures those of the cases whose names begin with `only`, each with its peers.
 pub async fn measure(only: &str) -> Result<Vec<Measurement>> {
     eprintln!("a lab starts: clients and a server on nodes of one cluster, nftables on some");
-    let ways = Ways::lay().await?;
+    let paths = Paths::lay().await?;
     let mut measured = Vec::new();
     if wanted(LATENCY.group, only) {
         eprintln!("round trips");
-        measured.extend(LATENCY.measured(&ways.latency()?)?);
+        measured.extend(LATENCY.measured(&paths.latency()?)?);
     }
     if wanted(THROUGHPUT.group, only) {
         eprintln!("throughput");
-        measured.extend(THROUGHPUT.measured(&ways.throughput()?)?);
+        measured.extend(THROUGHPUT.measured(&paths.throughput()?)?);
     }
     if wanted(CONNECTIONS.group, only) {
         eprintln!("new connections");
-        let samples = ways.connections()?;
+        let samples = paths.connections()?;
         measured.extend(CONNECTIONS.measured(&samples)?);
         measured.extend(added(&samples)?);
     }
     Ok(measured)
 }
 
-impl Ways {
+impl Paths {
     async fn lay() -> Result<Self> {
         let mut federation = Federation::start(Lab::new()?).await?;
         let [spec, ..] = three_clusters();
