@@ -2,7 +2,9 @@
 //!
 //! [`measurement`] is the arithmetic, [`table`] what a person reads; the other rooms measure.
 
+mod cpu;
 mod measurement;
+mod nftables;
 mod packet;
 mod path;
 mod scale;

@@ -1,6 +1,6 @@
 //! What a packet costs in the programs, over an empty program.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, slice};
 
 use anyhow::{Context as _, Result};
 use federation_agent::{
@@ -16,14 +16,35 @@ use super::{
 
 pub const GROUP: &str = "packet/";
 
-const NOT_OURS: Option<f64> = Some(5.0);
-const ESTABLISHED: Option<f64> = Some(60.0);
-const EDGE: Option<f64> = Some(80.0);
+const NOT_OURS: f64 = 5.0;
+const ESTABLISHED: f64 = 60.0;
+const EDGE: f64 = 80.0;
 /// Established, in floors.
 const FLOORS: f64 = 1.5;
 
 /// The floor program: the least that translating takes by this kernel's means.
 const FLOOR: &str = "packet/floor";
+
+/// The cases of one family that are measured of both.
+struct Names {
+    from_pod_not_ours: &'static str,
+    from_pod_established: &'static str,
+    to_pod_not_ours: &'static str,
+    to_pod_established: &'static str,
+}
+
+const V4: Names = Names {
+    from_pod_not_ours: "packet/from_pod/not_ours/v4",
+    from_pod_established: "packet/from_pod/established/v4",
+    to_pod_not_ours: "packet/to_pod/not_ours/v4",
+    to_pod_established: "packet/to_pod/established/v4",
+};
+const V6: Names = Names {
+    from_pod_not_ours: "packet/from_pod/not_ours/v6",
+    from_pod_established: "packet/from_pod/established/v6",
+    to_pod_not_ours: "packet/to_pod/not_ours/v6",
+    to_pod_established: "packet/to_pod/established/v6",
+};
 
 /// The ends of all packets, of one family.
 struct Ends {
@@ -37,8 +58,14 @@ struct Ends {
     local_backend: SocketAddr,
 }
 
-/// A case: its name, the measured program, the empty one by its case's name, and what is promised over that.
-struct Row(&'static str, &'static str, &'static str, Option<f64>, Vec<u8>, Option<Outcome>);
+/// A case: what is measured, and against the case of which empty program.
+struct Row {
+    name: &'static str,
+    against: &'static str,
+    /// Nanoseconds over the empty program, at most.
+    promise: Option<f64>,
+    probe: Probe,
+}
 
 /// Measures nanoseconds a packet over an empty program, and those of the empty programs.
 ///
@@ -48,106 +75,88 @@ pub fn measure() -> Result<Vec<Measurement>> {
     let (v4, v6) = (Ends::v4()?, Ends::v6()?);
     let mut yardstick = Yardstick::new("packet")?;
     yardstick.apply(&plan(&[&v4, &v6]))?;
-    for ends in [&v4, &v6] {
+    let mut rows = Vec::new();
+    for (ends, names) in [(&v4, &V4), (&v6, &V6)] {
         ends.open(&yardstick)?;
+        rows.extend(tc_rows(ends, names)?);
     }
-    let rows = rows(&v4, &v6)?;
-    let samples = in_turns(&yardstick, &rows)?;
+    rows.extend(other_rows(&v4)?);
+    let mut samples = in_turns(&yardstick, &rows)?;
+    let by_floor = by_floor(&rows, &samples)?;
 
     // Last, for it drives the flows of all others out.
     let first = first(&v4)?;
-    yardstick.run("from_pod_first", &first[0].4, FILL)?;
-    let first_samples = in_turns(&yardstick, &first)?;
+    yardstick.run(first.probe.program, &first.probe.packet, FILL)?;
+    samples.extend(in_turns(&yardstick, slice::from_ref(&first))?);
+    rows.push(first);
 
     let mut measured = Vec::new();
     let mut empty: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (Row(name, _, against, promise, ..), samples) in
-        rows.iter().chain(&first).zip(samples.iter().chain(&first_samples))
-    {
+    for (row, samples) in rows.iter().zip(&samples) {
+        let Row { name, against, promise, .. } = *row;
         let promise = promise.map(Promise::AtMost);
         measured.push(Case { name, unit: "ns", against: Some(against), promise }.alone(&samples.over)?);
         empty.entry(against).or_default().extend(&samples.empty);
     }
-    measured.extend(by_floor(&rows, &samples)?);
+    measured.extend(by_floor);
     for (name, samples) in empty {
         measured.push(Case { name, unit: "ns", against: None, promise: None }.alone(&samples)?);
     }
     Ok(measured)
 }
 
-fn rows(v4: &Ends, v6: &Ends) -> Result<Vec<Row>> {
-    let (empty, restored) = ("packet/empty", "packet/empty_restored");
-    let (xdp, xdp_restored) = ("packet/empty_xdp", "packet/empty_xdp_restored");
-    let (forwarded, replied) = (Some(Outcome::Forwarded), Some(Outcome::Replied));
-    let mut rows = Vec::new();
-    for (ends, names) in [(v4, NAMES_V4), (v6, NAMES_V6)] {
-        let [from_not_ours, from_established, to_not_ours, to_established] = names;
-        let stranger = tcp(ends.client, ends.backend, Segment::Ack)?;
-        let (request, answer) = (ends.request()?, tcp(ends.backend, ends.client, Segment::Ack)?);
-        rows.extend([
-            Row(from_not_ours, "from_pod", empty, NOT_OURS, stranger.clone(), None),
-            Row(from_established, "from_pod_restored", restored, ESTABLISHED, request, forwarded),
-            Row(to_not_ours, "to_pod", empty, NOT_OURS, stranger, None),
-            Row(to_established, "to_pod_restored", restored, ESTABLISHED, answer, replied),
-        ]);
-    }
-    let stranger = tcp(v4.client, v4.backend, Segment::Ack)?;
-    let refused = tcp(v4.client, v4.closed, Segment::Syn)?;
-    let outside = tcp(v4.client, v4.local_vip, Segment::Ack)?;
-    rows.extend([
-        Row(FLOOR, "floor_restored", restored, None, v4.request()?, None),
-        Row(
-            "packet/from_pod/refused/v4",
-            "from_pod_refused",
-            "packet/empty_reshaped",
-            None,
-            refused,
-            Some(Outcome::NoFrontend),
-        ),
-        Row("packet/edge/not_ours/v4", "edge", xdp, None, stranger, None),
-        Row("packet/edge/established/v4", "edge_restored", xdp_restored, EDGE, outside, forwarded),
-    ]);
-    Ok(rows)
+fn in_turns(yardstick: &Yardstick, rows: &[Row]) -> Result<Vec<Samples>> {
+    yardstick::in_turns(&rows.iter().map(|row| (yardstick, &row.probe)).collect::<Vec<_>>())
 }
 
-const NAMES_V4: [&str; 4] = [
-    "packet/from_pod/not_ours/v4",
-    "packet/from_pod/established/v4",
-    "packet/to_pod/not_ours/v4",
-    "packet/to_pod/established/v4",
-];
-const NAMES_V6: [&str; 4] = [
-    "packet/from_pod/not_ours/v6",
-    "packet/from_pod/established/v6",
-    "packet/to_pod/not_ours/v6",
-    "packet/to_pod/established/v6",
-];
+/// What both programs do with both kinds of packets that they see most.
+fn tc_rows(ends: &Ends, names: &Names) -> Result<[Row; 4]> {
+    let (empty, restored) = ("packet/empty", "packet/empty_restored");
+    let stranger = || tcp(ends.client, ends.backend, Segment::Ack);
+    let answer = tcp(ends.backend, ends.client, Segment::Ack)?;
+    Ok([
+        Row::new(names.from_pod_not_ours, "from_pod", empty, stranger()?)?.at_most(NOT_OURS),
+        Row::new(names.from_pod_established, "from_pod_restored", restored, ends.request()?)?
+            .at_most(ESTABLISHED)
+            .meeting(Outcome::Forwarded),
+        Row::new(names.to_pod_not_ours, "to_pod", empty, stranger()?)?.at_most(NOT_OURS),
+        Row::new(names.to_pod_established, "to_pod_restored", restored, answer)?
+            .at_most(ESTABLISHED)
+            .meeting(Outcome::Replied),
+    ])
+}
+
+fn other_rows(v4: &Ends) -> Result<[Row; 4]> {
+    let refused = tcp(v4.client, v4.closed, Segment::Syn)?;
+    let stranger = tcp(v4.client, v4.backend, Segment::Ack)?;
+    let outside = tcp(v4.client, v4.local_vip, Segment::Ack)?;
+    Ok([
+        Row::new(FLOOR, "floor_restored", "packet/empty_restored", v4.request()?)?,
+        Row::new("packet/from_pod/refused/v4", "from_pod_refused", "packet/empty_reshaped", refused)?
+            .meeting(Outcome::NoFrontend),
+        Row::new("packet/edge/not_ours/v4", "edge", "packet/empty_xdp", stranger)?,
+        Row::new("packet/edge/established/v4", "edge_restored", "packet/empty_xdp_restored", outside)?
+            .at_most(EDGE)
+            .meeting(Outcome::Forwarded),
+    ])
+}
 
 /// The first packet of another connection each time.
-fn first(v4: &Ends) -> Result<[Row; 1]> {
+fn first(v4: &Ends) -> Result<Row> {
     let syn = tcp(v4.client, v4.vip, Segment::Syn)?;
-    let (name, empty) = ("packet/from_pod/first/v4", "packet/empty_first");
-    Ok([Row(name, "from_pod_first", empty, None, syn, Some(Outcome::Opened))])
-}
-
-fn in_turns(yardstick: &Yardstick, rows: &[Row]) -> Result<Vec<Samples>> {
-    let probes = rows.iter().map(|Row(name, program, against, _, packet, outcome)| {
-        let empty = against.strip_prefix(GROUP);
-        let empty = empty.with_context(|| format!("{name} is measured against no program"))?;
-        Ok((yardstick, Probe { program, empty, packet: packet.clone(), outcome: *outcome }))
-    });
-    yardstick::in_turns(&probes.collect::<Result<Vec<_>>>()?)
+    let row = Row::new("packet/from_pod/first/v4", "from_pod_first", "packet/empty_first", syn)?;
+    Ok(row.meeting(Outcome::Opened))
 }
 
 /// The established flows of IPv4 against the floor program, both over the same empty one.
 fn by_floor(rows: &[Row], samples: &[Samples]) -> Result<Vec<Measurement>> {
     let of = |name: &str| {
-        let row = rows.iter().position(|row| row.0 == name).with_context(|| format!("no case {name}"))?;
+        let row = rows.iter().position(|row| row.name == name).with_context(|| format!("no case {name}"))?;
         anyhow::Ok(&samples[row].over)
     };
     [
-        ("packet/from_pod/established/v4_by_floor", "packet/from_pod/established/v4"),
-        ("packet/to_pod/established/v4_by_floor", "packet/to_pod/established/v4"),
+        ("packet/from_pod/established/v4_by_floor", V4.from_pod_established),
+        ("packet/to_pod/established/v4_by_floor", V4.to_pod_established),
     ]
     .into_iter()
     .map(|(name, own)| {
@@ -155,6 +164,27 @@ fn by_floor(rows: &[Row], samples: &[Samples]) -> Result<Vec<Measurement>> {
         Case { name, unit: "ns", against: Some(FLOOR), promise }.beside(of(own)?, of(FLOOR)?)
     })
     .collect()
+}
+
+impl Row {
+    fn new(
+        name: &'static str,
+        program: &'static str,
+        against: &'static str,
+        packet: Vec<u8>,
+    ) -> Result<Self> {
+        let empty = against.strip_prefix(GROUP);
+        let empty = empty.with_context(|| format!("{name} is measured against no program"))?;
+        Ok(Self { name, against, promise: None, probe: Probe { program, empty, packet, outcome: None } })
+    }
+
+    fn at_most(self, nanoseconds: f64) -> Self {
+        Self { promise: Some(nanoseconds), ..self }
+    }
+
+    fn meeting(self, outcome: Outcome) -> Self {
+        Self { probe: Probe { outcome: Some(outcome), ..self.probe }, ..self }
+    }
 }
 
 impl Ends {

@@ -95,11 +95,11 @@ fn packets(yardsticks: &[Yardstick]) -> Result<Vec<Measurement>> {
         established.push(probe("from_pod_restored", "empty_restored", ack, Outcome::Forwarded));
         first.push(probe("from_pod_first", "empty_first", syn, Outcome::Opened));
     }
-    let mut measured = compared(yardsticks, established, |size| size.established)?;
+    let mut measured = compared(yardsticks, &established, |size| size.established)?;
     for (yardstick, probe) in yardsticks.iter().zip(&first) {
         yardstick.run(probe.program, &probe.packet, FILL)?;
     }
-    measured.extend(compared(yardsticks, first, |size| size.first)?);
+    measured.extend(compared(yardsticks, &first, |size| size.first)?);
     Ok(measured)
 }
 
@@ -110,7 +110,7 @@ fn probe(program: &'static str, empty: &'static str, packet: Vec<u8>, outcome: O
 /// One probe a yardstick; all but the first against the first.
 fn compared(
     yardsticks: &[Yardstick],
-    probes: Vec<Probe>,
+    probes: &[Probe],
     name: impl Fn(&Size) -> &'static str,
 ) -> Result<Vec<Measurement>> {
     let probes: Vec<_> = yardsticks.iter().zip(probes).collect();

@@ -167,7 +167,7 @@ impl Yardstick {
 ///
 /// # Errors
 /// Too many packets met another outcome than the probe's.
-pub fn in_turns(probes: &[(&Yardstick, Probe)]) -> Result<Vec<Samples>> {
+pub fn in_turns(probes: &[(&Yardstick, &Probe)]) -> Result<Vec<Samples>> {
     let mut all = vec![Samples::default(); probes.len()];
     // The first turn warms up.
     for turn in 0..=TURNS {
