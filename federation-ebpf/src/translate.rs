@@ -94,12 +94,13 @@ fn in_one_go<A: Ip, Window: Plain + AsMut<[u32]>>(
     frame.correct(at, ports, Covered::Body, zero_is_none)
 }
 
-/// Makes the packet inside an ICMP error be one that `to` answers, where it was one that `key` answers; what that changes
-/// in the error's own sum.
+/// Makes the packet inside an ICMP error, which ends at `end`, be one that `to` answers, where it was one that `key`
+/// answers; what that changes in the error's own sum.
 #[inline(always)]
 pub fn quoted<A: Ip>(
     frame: impl Frame,
     inner: &Network<A>,
+    end: usize,
     key: &FlowKey<A>,
     to: &FlowKey<A>,
 ) -> Result<Difference, Outcome> {
@@ -111,6 +112,7 @@ pub fn quoted<A: Ip>(
     let mut change = addresses.word(inner.checksum, checksum).and(ports_change);
     // As much of the packet is quoted as its sender saw fit: the checksum may not be there.
     if let Some(at) = packet::checksum_offset(key.protocol)
+        && inner.transport + at + size_of::<u16>() <= end
         && let Some(old) = frame.load(inner.transport + at)
     {
         let old = u16::from_be(old);

@@ -31,6 +31,11 @@ use segment::Sender;
 const BURST: usize = 100;
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a client is told that goes on waiting, and how long after the last time: a segment may be lost, and one that
+/// follows another such too soon is not answered (RFC 5961, section 7; Linux: half a second, `tcp_invalid_ratelimit`).
+const ROUNDS: usize = 3;
+const SILENCE: Duration = Duration::from_millis(600);
+
 /// Backends that have just died, whose waiting clients are to be told.
 #[derive(Debug)]
 #[must_use = "clients of the dead backends wait until it is run"]
@@ -62,15 +67,26 @@ impl Sweep {
         (!dead.is_empty()).then(|| Self { pins: pins.clone(), dead })
     }
 
-    /// Tells the clients, in the network namespace of this thread. Takes long when there are many: not for a thread that
+    /// Tells the clients, and those that were not reached once more, in the network namespace of this thread. Takes long when there are many: not for a thread that
     /// others wait for.
     ///
     /// # Errors
     /// The flows cannot be read, or no segment can be made. That single segments cannot be sent is logged.
     pub fn run(self) -> Result<()> {
-        let now = Moment::at(now()?);
-        self.tell(&waiting::<V4>(&read::flows(&self.pins)?, &self.dead, now))?;
-        self.tell(&waiting::<V6>(&read::flows(&self.pins)?, &self.dead, now))
+        for round in 0..ROUNDS {
+            let now = Moment::at(now()?);
+            let v4 = waiting::<V4>(&read::flows(&self.pins)?, &self.dead, now);
+            let v6 = waiting::<V6>(&read::flows(&self.pins)?, &self.dead, now);
+            if v4.is_empty() && v6.is_empty() {
+                break;
+            }
+            self.tell(&v4)?;
+            self.tell(&v6)?;
+            if round + 1 < ROUNDS {
+                thread::sleep(SILENCE);
+            }
+        }
+        Ok(())
     }
 
     fn tell(&self, connections: &[Connection]) -> Result<()> {
@@ -91,7 +107,7 @@ impl Sweep {
         });
         info!(
             backends = self.dead.len(),
-            "told {told} waiting clients that their backend has died{failures}"
+            "asked {told} waiting clients, whose backend has died, to be told so{failures}"
         );
         Ok(())
     }

@@ -88,7 +88,8 @@ fn rewrite<A: Ip, P: Hook>(frame: P, scratch: &Scratch<A>) -> Result<(), Outcome
             scratch.to.assume_init_ref(),
         )
     };
-    let change = translate::quoted(frame, inner, key, to)?;
+    let end = network.transport + network.length as usize;
+    let change = translate::quoted(frame, inner, end, key, to)?;
     let checksum = network.transport + icmp::CHECKSUM;
     frame.correct(checksum, change, Covered::Body, false)?;
     // A router on the way speaks for itself: only the flow's ends are translated.

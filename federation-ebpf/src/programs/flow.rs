@@ -92,8 +92,11 @@ pub fn forward<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Op
             Some(passed(flow, Outcome::Forwarded))
         }
         Standing::Gone if packet.key.protocol == Protocol::Tcp && !packet.flags.opens() => {
-            let about = About { backend: flow.backend, generation: flow.generation };
-            event::tell(EventKind::Reset, Outcome::BackendGone, &packet.key, about);
+            if flow.state != TcpState::Closing {
+                let about = About { backend: flow.backend, generation: flow.generation };
+                event::tell(EventKind::Reset, Outcome::BackendGone, &packet.key, about);
+                touch::<F>(flow, &packet.key, TcpState::Closing, now);
+            }
             Some(Outcome::BackendGone)
         }
         Standing::Gone | Standing::Over => {
