@@ -34,7 +34,6 @@ const ETHERNET: usize = 14;
 fn header(protocol: u8) -> Vec<u8> {
     let length = match protocol {
         number::TCP => 20,
-        number::UDP => 8,
         number::SCTP => 12,
         _ => 8,
     };
