@@ -80,8 +80,11 @@ pub fn print_how_to_look_inside(
     println!("  {kubectl} get clusters");
     println!("  {kubectl} get federatedservices --all-namespaces");
     println!("  {kubectl} describe federatedservice {SERVICE} --namespace {NAMESPACE}");
-    println!("  ip netns exec {inside} {agent} status --bpf-dir {bpf_dir}");
-    println!("  ip netns exec {inside} {agent} services --bpf-dir {bpf_dir}");
+    // Not by `ip netns exec`, which hides the BPF file system behind a /sys of its own.
+    let on_node = format!("nsenter --net={}/{inside} {agent}", crate::lab::NETNS_FOLDER);
+    for command in ["status", "services", "backends", "flows"] {
+        println!("  {on_node} {command} --bpf-dir {bpf_dir}");
+    }
     println!("  bpftool map dump pinned {bpf_dir}/v{SCHEMA}/maps/FLOWS_V4");
     println!("  ip netns exec {inside} dig @{} {SERVICE}.{NAMESPACE}.{FEDERATION} +short", node.gateway());
     println!("  ip netns exec {client} curl --silent http://{vip}/");

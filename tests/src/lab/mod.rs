@@ -40,7 +40,7 @@ use lease::Lease;
 pub use cluster::{Cluster, ClusterSpec};
 pub use host::Host;
 pub use lease::LabId;
-pub use namespace::Namespace;
+pub use namespace::{FOLDER as NETNS_FOLDER, Namespace};
 pub use node::Node;
 pub use pod::Pod;
 pub use process::{Process, program};
