@@ -39,13 +39,12 @@ enum How {
 }
 
 /// Debian packages, by the program that shows whether they are needed.
-const PROGRAMS: [(&str, &[&str], &str); 9] = [
+const PROGRAMS: [(&str, &[&str], &str); 8] = [
     ("cc", &["gcc", "libc6-dev"], "Rust links with it"),
     ("ip", &["iproute2"], "makes the lab's network namespaces"),
     ("ethtool", &["ethtool"], "sets up the lab's links"),
     ("bpftool", &["bpftool"], "shows what the kernel holds"),
     ("dig", &["bind9-dnsutils"], "asks the federation's DNS"),
-    ("iperf3", &["iperf3"], "measures throughput"),
     ("nft", &["nftables"], "is what the benchmark compares with"),
     ("curl", &["curl"], "asks the demo's service as a client would"),
     ("kubectl", &["kubernetes-client"], "talks to the Federation API"),
