@@ -11,7 +11,7 @@ pub const SCHEMA: u32 = 2;
 
 /// Frontends of a family at most.
 pub const FRONTENDS: usize = 65_536;
-/// Slots of all tables together at most, both families'.
+/// Slots of all tables together, both families', at least: the agent makes as many as the machine affords.
 pub const SLOTS: usize = 1 << 21;
 /// Backends of a family at most, with id 0, which names nobody.
 pub const BACKENDS: usize = 131_072;

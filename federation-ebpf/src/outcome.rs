@@ -62,7 +62,7 @@ outcomes! {
     /// To a VIP with a transport protocol that no VIP serves: refused with ICMP.
     UnknownProtocol => Back,
     /// Would have been refused, but what it is must not be answered: a RST, an ICMP message, a fragment, a packet from
-    /// no single host.
+    /// no single host. Or cannot be: its headers have no room for an answer.
     Unanswerable => Drop,
     /// Would have been refused, but too many were just before.
     RefusalLimited => Drop,
@@ -72,14 +72,14 @@ outcomes! {
     FragmentUnknown => Drop,
     /// An ICMP error to a VIP about no flow.
     ErrorUnknown => Drop,
-    /// From outside, and every slot tried names a backend of another node.
-    NotLocal => Drop,
-    /// Every slot and client port tried collides with another flow between the client and the backend.
-    NoFreeReply => Drop,
-    /// SCTP to a backend at another port than the VIP's: its checksum cannot be corrected.
-    PortMustStay => Drop,
-    /// The flow could not be remembered.
-    FlowsFull => Drop,
+    /// From outside, and every slot tried names a backend of another node: refused likewise.
+    NotLocal => Back,
+    /// Every slot and client port tried collides with another flow between the client and the backend: refused likewise.
+    NoFreeReply => Back,
+    /// SCTP to a backend at another port than the VIP's, whose checksum cannot be corrected: refused likewise.
+    PortMustStay => Back,
+    /// The flow could not be remembered: refused likewise.
+    FlowsFull => Back,
     /// The packet could not be rewritten.
     NotWritable => Drop,
 }

@@ -22,7 +22,7 @@ pub fn packet<A: Ip>(frame: impl Frame, packet: &Packet<A>, to: &FlowKey<A>) -> 
     }
     let same_ports = key.source_port == to.source_port && key.destination_port == to.destination_port;
     let Some(at) = packet::checksum_offset(key.protocol) else {
-        return if same_ports { Ok(()) } else { Err(Outcome::PortMustStay) };
+        return if same_ports { Ok(()) } else { Err(Outcome::NotWritable) };
     };
     let at = packet.transport + at;
     let zero_is_none = key.protocol == Protocol::Udp;
@@ -266,7 +266,7 @@ mod tests {
         let before = read::<A>(buffer);
         let to = FlowKey::new(source, ports.0, destination, ports.1, before.key.protocol);
         if before.key.protocol == Protocol::Sctp {
-            prop_assert_eq!(super::packet(buffer, &before, &to), Err(Outcome::PortMustStay));
+            prop_assert_eq!(super::packet(buffer, &before, &to), Err(Outcome::NotWritable));
             return Ok(());
         }
         super::packet(buffer, &before, &to).unwrap();

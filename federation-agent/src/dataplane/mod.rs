@@ -280,7 +280,7 @@ fn ranges(ranges: &[IpNet]) -> Result<(Range<V4>, Range<V6>)> {
     }
     ensure!(v4.len() <= 1 && v6.len() <= 1, "more than one range for VIPs of one family was given");
     let nobody =
-        (Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32), Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
+        (Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32), Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
     let (v4, v6) = (v4.pop().unwrap_or(nobody.0), v6.pop().unwrap_or(nobody.1));
     Ok((
         Range { network: v4.network().octets(), mask: v4.netmask().octets() },
@@ -337,7 +337,7 @@ mod tests {
         assert!([198, 18, 0, 1].is_in(&v4) && ![198, 19, 0, 1].is_in(&v4));
         assert!(!Ipv6Addr::LOCALHOST.octets().is_in(&v6));
         let (v4, v6) = ranges(&["fd98::1/112".parse().unwrap()]).unwrap();
-        assert!(![198, 18, 0, 1].is_in(&v4));
+        assert!(![198, 18, 0, 1].is_in(&v4) && !Ipv4Addr::BROADCAST.octets().is_in(&v4));
         assert!("fd98::ffff".parse::<Ipv6Addr>().unwrap().octets().is_in(&v6));
         assert!(ranges(&["fd98::/112".parse().unwrap(), "fd99::/112".parse().unwrap()]).is_err());
     }

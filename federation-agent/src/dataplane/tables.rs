@@ -382,7 +382,8 @@ impl Tables {
             if named.contains(identity) {
                 continue;
             }
-            if !dead.contains(identity) {
+            // The dead stay dead when they are forgotten too: nobody would answer what goes to them.
+            if !dead.contains(identity) && entry.value.state != BackendState::Dead {
                 entry.set_state(BackendState::Draining, writes);
             }
             if !resting.contains(identity) {

@@ -70,7 +70,7 @@ pub struct Flow {
     pub hairpin: bool,
     pub protocol: Protocol,
     pub state: TcpState,
-    /// Since its client's last packet, to about a second.
+    /// Since its last packet in either direction, to about a second.
     pub idle: Duration,
     /// The entry of the other direction is there.
     pub answerable: bool,

@@ -155,7 +155,9 @@ fn is_tag(ether_type: u16) -> bool {
 /// The destination of the packet at `network`: all that most packets are asked for.
 #[inline(always)]
 pub fn destination<A: Ip>(frame: &impl Bytes, network: usize) -> Option<A> {
-    frame.read(network + A::SOURCE + size_of::<A>())
+    let at = network + A::SOURCE + size_of::<A>();
+    // Hardly ever is it elsewhere.
+    frame.read(at).or_else(|| frame.load(at))
 }
 
 /// What nearly every packet is: TCP or UDP, whole, without options, its headers in the linear part.

@@ -95,7 +95,7 @@ pub fn forward<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Op
             if flow.state != TcpState::Closing {
                 let about = About { backend: flow.backend, generation: flow.generation };
                 event::tell(EventKind::Reset, Outcome::BackendGone, &packet.key, about);
-                touch::<F>(flow, &packet.key, TcpState::Closing, now);
+                touch::<F>(flow, &packet.key, Some(TcpState::Closing), now);
             }
             Some(Outcome::BackendGone)
         }
@@ -125,13 +125,20 @@ pub fn lives<F: Family>(flow: &Flow<F::Address>) -> bool {
 
 #[inline(always)]
 fn is_expired<A>(flow: &Flow<A>, protocol: Protocol, now: u32) -> bool {
-    now.wrapping_sub(flow.last_seen) > flow.state.timeout(protocol)
+    silence(flow, now) > flow.state.timeout(protocol)
 }
 
 /// Whether nothing is due to be written: the last packet was seen within a second.
 #[inline(always)]
 pub fn is_fresh<A>(flow: &Flow<A>, now: u32) -> bool {
-    now.wrapping_sub(flow.last_seen) < TICKS_PER_SECOND
+    silence(flow, now) < TICKS_PER_SECOND
+}
+
+/// Ticks since the flow was seen; none where another CPU has seen it later than this one's `now`.
+#[inline(always)]
+fn silence<A>(flow: &Flow<A>, now: u32) -> u32 {
+    let ticks = now.wrapping_sub(flow.last_seen);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
 }
 
 /// The outcome for a packet that goes on: one of a hairpin goes back.
@@ -144,22 +151,34 @@ fn passed<A>(flow: &Flow<A>, otherwise: Outcome) -> Outcome {
 fn follow<F: Family>(flow: &mut Flow<F::Address>, packet: &Packet<F::Address>, side: Side, now: u32) {
     let state = flow.state.after(side, packet.flags);
     // Written only when it changes: the cache line is shared with whoever sends the other packets.
-    if state != flow.state || !is_fresh(flow, now) {
-        touch::<F>(flow, &packet.key, state, now);
+    if state != flow.state {
+        touch::<F>(flow, &packet.key, Some(state), now);
+    } else if !is_fresh(flow, now) {
+        touch::<F>(flow, &packet.key, None, now);
     }
 }
 
-/// Writes what was seen into both entries of a flow, and puts back the other one if it was evicted.
+/// Writes what was seen into both entries of a flow, and puts back the other one if it was evicted. A state only where it
+/// has changed, for another CPU may just have seen the end.
 #[inline(never)]
-fn touch<F: Family>(flow: &mut Flow<F::Address>, key: &FlowKey<F::Address>, state: TcpState, now: u32) {
-    flow.state = state;
+fn touch<F: Family>(
+    flow: &mut Flow<F::Address>,
+    key: &FlowKey<F::Address>,
+    state: Option<TcpState>,
+    now: u32,
+) {
+    if let Some(state) = state {
+        flow.state = state;
+    }
     flow.last_seen = now;
     let partner = key.partner(flow);
     if let Some(entry) = F::flows().get_ptr_mut(&partner) {
         // SAFETY: as in `forward`.
         let other = unsafe { &mut *entry };
         if is_partner(&partner, other, key) {
-            other.state = state;
+            if let Some(state) = state {
+                other.state = state;
+            }
             other.last_seen = now;
         }
         return;

@@ -74,7 +74,9 @@ fn write_reset<A: Answer, P: Hook>(frame: P, packet: &Packet<A>) -> Result<(), O
     let (source, destination) = (packet.key.destination, packet.key.source);
     let length = TcpHdr::LEN as u16;
     let transport = packet.network + A::HEADER;
-    frame.reshape(transport + TcpHdr::LEN, 0)?;
+    // The kernel cuts nothing off within the header whose checksum it has yet to complete: options in front of it leave no
+    // room.
+    frame.reshape(transport + TcpHdr::LEN, 0).map_err(|_| Outcome::Unanswerable)?;
     frame.store(packet.network, &A::new_header(source, destination, number::TCP, length))?;
     frame.store(transport, &header)?;
     let checksum = transport + packet::TCP_CHECKSUM;

@@ -79,10 +79,8 @@ fn long_way<F: Family, P: Hook>(frame: P, at: usize, reach: Reach) -> Outcome {
         Outcome::Forwarded | Outcome::Opened | Outcome::Adopted | Outcome::Hairpinned => {
             pass::<F, P>(frame, scratch)
         }
-        Outcome::NoFrontend | Outcome::NoBackend | Outcome::BackendGone => {
-            refuse::answer::<F, P>(frame, scratch)
-        }
-        other => other,
+        // All that a flow can end in besides.
+        _ => refuse::answer::<F, P>(frame, scratch),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     families::{FAMILIES, People, at_port},
     frames::{Frame, Segment, Trouble, error, sctp, tcp, udp},
     node::{Node, Sent, on_cpu, service},
+    refusals::told,
     state::tuple,
 };
 
@@ -108,7 +109,8 @@ fn sctp_waits_for_its_port() {
         let (vip, other_vip) = (at_port(vip, a.port()), at_port(other_vip, a.port()));
         let node = Node::serving(&[service(Sctp, vip, &[a]), service(Sctp, other_vip, &[a])]);
         node.opens(&sctp(client, vip), &[a]);
-        node.leaves("from_pod", &sctp(client, other_vip), NoFreeReply);
+        let packet = sctp(client, other_vip);
+        node.turns("from_pod", &packet, &told(&packet, Trouble::Port), NoFreeReply);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     families::{FAMILIES, People, at_port},
     frames::{Frame, Segment, sctp, tcp, udp},
     node::{self, Node, REPLY, TO_VIP, service},
+    refusals::reset,
     state::tuple,
 };
 
@@ -263,7 +264,7 @@ fn a_client_from_outside_is_served_by_backends_of_this_node() {
                 assert_eq!((sent.outcome, sent.bytes), (Some(Opened), first.to(b).bytes()));
             }
         }
-        node.leaves("edge", &first.to(other_vip), NotLocal);
+        node.turns("edge", &first.to(other_vip), &reset(&first.to(other_vip)), NotLocal);
     }
 }
 

@@ -18,13 +18,13 @@ use crate::{
 const QUOTED: usize = 8;
 
 /// The packet's sender told that the packet was in vain, by whom it was sent to.
-fn told(packet: &Frame, trouble: Trouble) -> Frame {
+pub fn told(packet: &Frame, trouble: Trouble) -> Frame {
     let answer = error(packet.to, packet.from, trouble, packet).quoting(QUOTED);
     made_here(&Frame { tags: packet.tags.clone(), ..answer })
 }
 
 /// The RST that answers a segment.
-fn reset(packet: &Frame) -> Frame {
+pub fn reset(packet: &Frame) -> Frame {
     let Body::Tcp(header, payload) = &packet.body else { panic!("{packet:?} is not TCP") };
     let mut answer = TcpHeader::new(0, 0, 0, 0);
     answer.rst = true;

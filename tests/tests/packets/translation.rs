@@ -6,8 +6,9 @@ use federation_ebpf::outcome::Outcome::*;
 
 use crate::{
     families::{FAMILIES, Family, People, at_port},
-    frames::{Body, ETHERNET, Frame, Segment, sctp, tcp, udp, udp_unchecked},
+    frames::{Body, ETHERNET, Frame, Segment, Trouble, sctp, tcp, udp, udp_unchecked},
     node::{Node, Sent, TO_VIP, service},
+    refusals::told,
 };
 
 const VLAN: EtherType = EtherType::VLAN_TAGGED_FRAME;
@@ -174,7 +175,8 @@ fn sctp_keeps_its_ports() {
         let People { client, vip, a, .. } = family.people();
         let node = Node::serving(&[service(Sctp, vip, &[a]).local()]);
         for program in TO_VIP {
-            node.leaves(program, &sctp(client, vip), PortMustStay);
+            let packet = sctp(client, vip);
+            node.turns(program, &packet, &told(&packet, Trouble::Port), PortMustStay);
         }
         assert_eq!(node.entries(), []);
     }
