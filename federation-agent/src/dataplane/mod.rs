@@ -29,7 +29,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRunOptions, TestRunResult,
     programs::{Program, SchedClassifier, TestRun as _, Xdp},
 };
-use federation_ebpf::maps::{Jiffies, Range};
+use federation_ebpf::maps::{Frontend, Jiffies, Range};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::{
     sys::sysinfo::sysinfo,
@@ -136,7 +136,12 @@ impl DataPlane {
         }
         let maps = Maps::take(&mut ebpf)?;
         let mut tables = Tables::new(config.seed, slots);
-        tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, now()?)?;
+        let slots = read::open(pins, "SLOTS")?;
+        let table = |frontend: &Frontend| match frontend.size {
+            0 => Ok(Vec::new()),
+            size => batch::read_array(&slots, frontend.offset, size).context("read SLOTS"),
+        };
+        tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
         Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })
     }
@@ -186,11 +191,11 @@ impl DataPlane {
     /// A map is too small, or refuses a write; what was written before stands.
     pub fn apply(&mut self, plan: &Plan) -> Result<Option<Sweep>> {
         let (now, pins) = (now()?, &self.pins);
+        let dead = self.tables.bury(plan);
+        dead.iter().try_for_each(|write| self.maps.write(write))?;
         let writes = self.tables.follow(plan, now, || backends_in_use(pins, Moment::at(now)))?;
-        for write in &writes {
-            self.maps.write(write)?;
-        }
-        Ok(Sweep::after(&writes, pins))
+        writes.iter().try_for_each(|write| self.maps.write(write))?;
+        Ok(Sweep::after(dead.iter().chain(&writes), pins))
     }
 
     /// What the programs tell from now on. There is one reader.

@@ -56,8 +56,8 @@ struct Connection {
 
 impl Sweep {
     /// Of the backends that `writes` have killed, if any.
-    pub(super) fn after(writes: &[Write], pins: &Pins) -> Option<Self> {
-        let killed = writes.iter().filter_map(|write| match write {
+    pub(super) fn after<'w>(writes: impl IntoIterator<Item = &'w Write>, pins: &Pins) -> Option<Self> {
+        let killed = writes.into_iter().filter_map(|write| match write {
             Write::Backend { id, value } if value.state == BackendState::Dead => {
                 Some((*id, value.generation))
             }
@@ -67,8 +67,8 @@ impl Sweep {
         (!dead.is_empty()).then(|| Self { pins: pins.clone(), dead })
     }
 
-    /// Tells the clients, and those that were not reached once more, in the network namespace of this thread. Takes long when there are many: not for a thread that
-    /// others wait for.
+    /// Tells the clients, and those that were not reached again, in the network namespace of this thread. Takes long when
+    /// there are many: not for a thread that others wait for.
     ///
     /// # Errors
     /// The flows cannot be read, or no segment can be made. That single segments cannot be sent is logged.

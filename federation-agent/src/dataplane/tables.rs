@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    hash::Hasher as _,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use federation_ebpf::{
     filter::{self, Bit},
     maps::{self, Affinity, Backend, BackendPlace, BackendState, Frontend, FrontendKey, Protocol},
 };
+use siphasher::sip::SipHasher24;
 
 use super::slices::Slices;
 use crate::{
@@ -99,8 +101,15 @@ struct FreeId {
 #[derive(Debug)]
 struct Holding {
     value: Frontend,
-    /// What its table was made of; unknown of a table that another agent made.
-    made_of: Option<BTreeMap<Identity, u32>>,
+    table: Table,
+}
+
+/// How the table that a frontend names came about.
+#[derive(Debug)]
+enum Table {
+    MadeOf(BTreeMap<Identity, u32>),
+    /// By another agent, of whom knows whom; what is in its slots, as a digest.
+    Found(u64),
 }
 
 impl Tables {
@@ -109,12 +118,13 @@ impl Tables {
         Self { seed, next_backend: 1, slices: Slices::new(slots), ..Self::default() }
     }
 
-    /// Takes over what the maps of an agent before this one hold, both families' alike.
+    /// Takes over what the maps of an agent before this one hold, both families' alike. `slots` reads a frontend's table.
     pub(super) fn adopt(
         &mut self,
         backends: impl IntoIterator<Item = (u32, BackendValue)>,
         frontends: impl IntoIterator<Item = (FrontendName, Frontend)>,
         filter: impl IntoIterator<Item = (u32, u64)>,
+        slots: impl Fn(&Frontend) -> Result<Vec<u32>>,
         now: Duration,
     ) -> Result<()> {
         for (id, value) in tenants(backends)? {
@@ -140,7 +150,8 @@ impl Tables {
             }
             let frontend =
                 plan::Frontend { vip: key.address, protocol: model_protocol(key.protocol)?, port: key.port };
-            self.frontends.insert(frontend, Holding { value, made_of: None });
+            let table = Table::Found(digest(&slots(&value)?));
+            self.frontends.insert(frontend, Holding { value, table });
         }
         let ports = self.frontends.values().map(|holding| holding.value.id);
         let held: BTreeSet<u32> = ports.chain(self.vips.values().map(|vip| vip.id)).collect();
@@ -171,6 +182,14 @@ impl Tables {
         self.announce_vips(&serving, &mut writes)?;
         self.retire_backends(plan, &named, now, &mut writes);
         Ok(writes)
+    }
+
+    /// The writes that mark the dead of `plan`: the first of those that follow it, and worth making also where there is no
+    /// room for the others.
+    pub(super) fn bury(&mut self, plan: &Plan) -> Vec<Write> {
+        let mut writes = Vec::new();
+        self.mark_dead(plan, &mut writes);
+        writes
     }
 
     /// First of all: from here on no program chooses them, whatever its table says.
@@ -272,26 +291,39 @@ impl Tables {
                 target.backends.iter().map(|(backend, weight)| (identity(backend), *weight)).collect();
             let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
             let before = self.frontends.get(frontend);
-            if let Some(before) = before
-                && before.made_of.as_ref() == Some(&made_of)
-                && before.value.affinity == affinity
+            if let Some(Holding { value, table: Table::MadeOf(before) }) = before
+                && *before == made_of
+                && value.affinity == affinity
             {
                 continue;
             }
             let old = before.map(|before| before.value);
+            let found = before.and_then(|before| match before.table {
+                Table::Found(digest) => Some(digest),
+                Table::MadeOf(_) => None,
+            });
             let id = match old {
                 Some(old) => old.id,
                 None => self.new_frontend_id()?,
             };
             let ids = self.table(target);
             let size = u32::try_from(ids.len()).context("size of a table")?;
+            let table = Table::MadeOf(made_of);
+            // A new agent makes the same tables as the one before: there is no need for the room of two of each.
+            if let Some(value) = old
+                && found == Some(digest(&ids))
+                && (value.size, value.affinity) == (size, affinity)
+            {
+                self.frontends.insert(*frontend, Holding { value, table });
+                continue;
+            }
             let offset = if size == 0 { 0 } else { self.slices.take(size)? };
             let value = Frontend { id, offset, size, affinity, reserved: [0; 3] };
             if size > 0 {
                 writes.push(Write::Slots { offset, ids });
             }
             writes.push(Write::Frontend { key, value });
-            self.frontends.insert(*frontend, Holding { value, made_of: Some(made_of) });
+            self.frontends.insert(*frontend, Holding { value, table });
             self.rest_slice(old, now);
         }
         let gone: Vec<_> =
@@ -444,6 +476,13 @@ impl Entry {
             writes.push(Write::Backend { id: self.id, value: self.value });
         }
     }
+}
+
+/// Equal for equal tables, and of different ones as good as never equal.
+fn digest(ids: &[u32]) -> u64 {
+    let mut hasher = SipHasher24::new();
+    ids.iter().for_each(|id| hasher.write_u32(*id));
+    hasher.finish()
 }
 
 fn targets(plan: &Plan) -> impl Iterator<Item = (&plan::Backend, &u32)> {

@@ -251,16 +251,37 @@ fn a_slice_rests_before_it_is_used_again() {
     assert_eq!(bench.memory.frontends[&key].offset, first.offset);
 }
 
+/// What an agent that is started anew makes of `memory`.
+fn adopted(memory: &Memory, slots: u32) -> Tables {
+    let mut tables = Tables::new(7, slots);
+    let Memory { backends, frontends, filter, .. } = memory.clone();
+    let backends = backends.into_iter().map(|((_, id), value)| (id, value));
+    let table = |frontend: &Frontend| {
+        Ok((frontend.offset..frontend.offset + frontend.size).map(|slot| memory.slots[&slot]).collect())
+    };
+    tables.adopt(backends, frontends, filter, table, Duration::ZERO).unwrap();
+    tables
+}
+
+#[test]
+fn a_new_agent_keeps_the_tables_of_the_one_before_and_needs_no_room_for_others() {
+    let mut bench = Bench::new();
+    let same = plan(&[&[1, 2], &[3]], &[]);
+    bench.follow(&same);
+    let ends = bench.memory.frontends.values().map(|frontend| frontend.offset + frontend.size);
+    bench.tables = adopted(&bench.memory, ends.max().unwrap());
+    assert_eq!(bench.follow(&same), 0);
+    assert!(bench.tables.follow(&plan(&[&[1, 4]], &[]), bench.now, || Ok(BTreeSet::new())).is_err());
+    let dead = bench.tables.bury(&plan(&[&[3]], &[1]));
+    assert!(matches!(&dead[..], [Write::Backend { value, .. }, ..] if value.state == BackendState::Dead));
+}
+
 #[test]
 fn a_new_agent_goes_on_with_the_ids_of_the_one_before() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1, 2], &[3]], &[]));
     let before = bench.memory.clone();
-    let mut tables = Tables::new(7, SLOTS);
-    let Memory { backends, frontends, filter, .. } = before.clone();
-    let backends = backends.into_iter().map(|((_, id), value)| (id, value));
-    tables.adopt(backends, frontends, filter, Duration::ZERO).unwrap();
-    bench.tables = tables;
+    bench.tables = adopted(&before, SLOTS);
     bench.follow(&plan(&[&[1, 2]], &[]));
     let ids = |memory: &Memory| -> BTreeMap<IpAddr, u32> {
         memory.backends.iter().map(|((_, id), backend)| (backend.address, *id)).collect()
