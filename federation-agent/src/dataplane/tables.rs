@@ -481,7 +481,9 @@ impl Entry {
 /// Equal for equal tables, and of different ones as good as never equal.
 fn digest(ids: &[u32]) -> u64 {
     let mut hasher = SipHasher24::new();
-    ids.iter().for_each(|id| hasher.write_u32(*id));
+    for id in ids {
+        hasher.write_u32(*id);
+    }
     hasher.finish()
 }
 
