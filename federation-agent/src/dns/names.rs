@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hickory_proto::rr::{Name, RecordType};
+use imbl::OrdMap;
 
 use crate::{
     model::{Federation, Scope, Service, ServiceKey},
@@ -141,7 +142,7 @@ impl Zone {
 /// What the federation has names for.
 #[derive(Debug)]
 pub struct Names {
-    services: BTreeMap<ServiceKey, Arc<Service>>,
+    services: OrdMap<ServiceKey, Arc<Service>>,
     /// Where a name may point, by the labels that say so, and the labels that only lead there. The best is first.
     places: BTreeMap<Vec<Label>, BTreeSet<Scope>>,
 }

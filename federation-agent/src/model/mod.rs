@@ -10,15 +10,19 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
+
+mod health_check;
 mod name;
 
+pub use health_check::{HealthCheck, Question};
 pub use name::{ClusterName, Region, ServiceKey, Zone};
 
 /// Everything that a node knows of its federation. Cheap to clone and to change one service of.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Federation {
     pub clusters: BTreeMap<ClusterName, Cluster>,
-    pub services: BTreeMap<ServiceKey, Arc<Service>>,
+    pub services: OrdMap<ServiceKey, Arc<Service>>,
 }
 
 /// A member cluster's place.
@@ -77,7 +81,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A federated service with the shards that its clusters announce.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     pub ports: Vec<Port>,
     /// At most one address of each family a scope.
@@ -86,6 +90,19 @@ pub struct Service {
     /// Session affinity `ClientIP`.
     pub client_ip_affinity: bool,
     pub overprovisioning: Overprovisioning,
+    pub distribution: TrafficDistribution,
+    pub health_check: HealthCheck,
+}
+
+/// Which endpoints of a client's own cluster are preferred (`trafficDistribution` of a Service).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    #[default]
+    Any,
+    /// `PreferSameZone`, and `PreferClose`, its older name (KEP-3015).
+    SameZone,
+    /// `PreferSameNode`: the client's node, then its zone.
+    SameNode,
 }
 
 /// How much more than its healthy part a tier may carry before load spills over to the next, in per cent.
@@ -119,7 +136,7 @@ pub struct Port {
 }
 
 /// The service in one cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
     /// 0 to 1000; 0 means only when nothing else is left.
     pub weight: u16,

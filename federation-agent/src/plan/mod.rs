@@ -11,10 +11,12 @@ use crate::model::{
     ClusterName, Endpoint, Federation, Locality, Port, Protocol, Readiness, Scope, Service, ServiceKey,
 };
 
+mod health;
 pub mod maglev;
 mod shares;
 mod tiers;
 
+pub use health::{Distance, Health, ServiceHealth, ShardHealth, Verdict};
 use tiers::Ruler;
 
 /// What packets to one (VIP, protocol, port) shall meet.
@@ -59,15 +61,6 @@ pub struct Place {
     pub locality: Locality,
     /// Its name in its cluster.
     pub node: String,
-}
-
-/// What probes have found out. What is in neither set is held to be well.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// Addresses that did not answer, as a service's TCP port.
-    pub failed: BTreeSet<SocketAddr>,
-    /// Shards of which nobody answered who was asked.
-    pub failed_shards: BTreeSet<(ServiceKey, ClusterName)>,
 }
 
 /// Plans every service of the federation for one node.
@@ -141,8 +134,11 @@ fn candidates(
     for (name, shard) in &service.shards {
         // A shard of a cluster that left the federation stands nowhere: nobody can tell how far it is.
         let Some(cluster) = federation.clusters.get(name) else { continue };
-        let shard_failed = health.failed_shards.contains(&(key.clone(), name.clone()));
-        let failed = |endpoint: &Endpoint| shard_failed || fails_probes(service, endpoint, port, health);
+        let verdicts = health.of(key, name);
+        let verdict = |endpoint: &Endpoint| {
+            verdicts.zip(endpoint.serves(port)).and_then(|(v, address)| v.verdict(address, port.protocol))
+        };
+        let failed = |endpoint: &Endpoint| matches!(verdict(endpoint), Some(Verdict::Failed { .. }));
         let has_ready = shard.endpoints.iter().any(|e| e.readiness == Readiness::Ready && !failed(e));
         for endpoint in &shard.endpoints {
             let Some(address) = endpoint.serves(port) else { continue };
@@ -169,22 +165,6 @@ fn candidates(
 /// in passing: its port must stay what it is.
 fn is_translatable(port: &Port, backend: SocketAddr) -> bool {
     port.protocol != Protocol::Sctp || backend.port() == port.port
-}
-
-/// Only TCP ports are probed. What they say holds for the others too once all of them are silent.
-fn fails_probes(service: &Service, endpoint: &Endpoint, port: &Port, health: &Health) -> bool {
-    match port.protocol {
-        Protocol::Tcp => endpoint.serves(port).is_some_and(|address| health.failed.contains(&address)),
-        Protocol::Udp | Protocol::Sctp => {
-            let mut probed = service
-                .ports
-                .iter()
-                .filter(|port| port.protocol == Protocol::Tcp)
-                .filter_map(|port| endpoint.serves(port))
-                .peekable();
-            probed.peek().is_some() && probed.all(|address| health.failed.contains(&address))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ use super::{
 };
 use crate::{
     api,
-    model::{Cluster, ClusterName, Endpoint, Federation, Service, ServiceKey, Shard},
+    model::{
+        Cluster, ClusterName, Endpoint, Federation, HealthCheck, Service, ServiceKey, Shard, TrafficDistribution,
+    },
 };
 
 /// Something that happened to an object of one of the kinds.
@@ -136,6 +138,8 @@ impl View {
             shards: self.shards(key, steering),
             client_ip_affinity: offer.client_ip_affinity,
             overprovisioning: steering.overprovisioning,
+            distribution: TrafficDistribution::default(),
+            health_check: HealthCheck::default(),
         })
     }
 
