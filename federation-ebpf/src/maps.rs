@@ -7,7 +7,7 @@
 use crate::{address::Address, outcome::Outcome, tcp::TcpState};
 
 /// Number of the layout below; part of the pins' path, so that an agent never reads another layout's maps.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Frontends of a family at most.
 pub const FRONTENDS: usize = 65_536;
@@ -72,6 +72,10 @@ pub struct Frontend {
     /// Slots of its table; 0 when no backend is usable. An ICMP frontend has no table: 1 while any of its VIP's ports
     /// has a backend.
     pub size: u32,
+    /// A second, small slice of `SLOTS`: backends beyond the nearest tier, for clients that the nearest do not answer.
+    pub fallback_offset: u32,
+    /// Slots of it; 0 when there is none.
+    pub fallback_size: u32,
     pub affinity: Affinity,
     pub reserved: [u8; 3],
 }

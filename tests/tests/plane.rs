@@ -15,7 +15,7 @@ use std::{
 use federation_agent::{
     dataplane::{self, Config, DataPlane, Mode, Reached, TcAttach, view::View},
     model::{Protocol, Scope, ServiceKey},
-    plan::{Backend, Frontend, Plan, Target},
+    plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::{maps::EventKind, outcome::Outcome};
 use federation_tests::lab::Namespace;
@@ -148,21 +148,16 @@ fn serve(listener: &TcpListener) {
 }
 
 fn plan(alive: bool) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = ServicePlan::default();
     for family in [V4, V6] {
-        let target = Target {
-            service: ServiceKey::new("my-namespace", "my-service"),
-            scope: Scope::Nearest,
-            client_ip_affinity: false,
-            backends: alive.then(|| (family.backend(), 100)).into_iter().collect(),
-        };
+        let target = Target::of(alive.then(|| (family.backend(), 100)));
         let vip = family.vip();
         plan.frontends.insert(Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() }, target);
         if !alive {
-            plan.dead.insert(family.backend());
+            plan.dead.insert(family.backend().into());
         }
     }
-    plan
+    [(ServiceKey::new("my-namespace", "my-service"), plan)].into_iter().collect()
 }
 
 fn index(interface: &str) -> u32 {

@@ -19,7 +19,7 @@ pub mod view;
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -29,7 +29,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRunOptions, TestRunResult,
     programs::{Program, SchedClassifier, TestRun as _, Xdp},
 };
-use federation_ebpf::maps::{Frontend, Jiffies, Range};
+use federation_ebpf::maps::{Jiffies, Range};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::{
     sys::sysinfo::sysinfo,
@@ -44,13 +44,13 @@ pub use prerequisites::check_kernel;
 pub use program_log::ProgramLog;
 pub use sweep::Sweep;
 
-use crate::plan::Plan;
+use crate::{model::Protocol, plan::Plan};
 use attach::{Hook, TcMode};
 use family::{Family, V4, V6};
 use flows::Moment;
 use kernel::Maps;
 use pins::Pins;
-use tables::Tables;
+use tables::{Slice, Tables};
 
 /// Whether a pod's interface was still there to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,10 +137,7 @@ impl DataPlane {
         let maps = Maps::take(&mut ebpf)?;
         let mut tables = Tables::new(config.seed, slots);
         let slots = read::open(pins, "SLOTS")?;
-        let table = |frontend: &Frontend| match frontend.size {
-            0 => Ok(Vec::new()),
-            size => batch::read_array(&slots, frontend.offset, size).context("read SLOTS"),
-        };
+        let table = |slice: Slice| batch::read_array(&slots, slice.offset, slice.size).context("read SLOTS");
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
         Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })
@@ -191,11 +188,18 @@ impl DataPlane {
     /// A map is too small, or refuses a write; what was written before stands.
     pub fn apply(&mut self, plan: &Plan) -> Result<Option<Sweep>> {
         let (now, pins) = (now()?, &self.pins);
-        let dead = self.tables.bury(plan);
-        dead.iter().try_for_each(|write| self.maps.write(write))?;
-        let writes = self.tables.follow(plan, now, || backends_in_use(pins, Moment::at(now)))?;
+        let mut writes = Vec::new();
+        let in_use = || backends_in_use(pins, Moment::at(now));
+        let followed = self.tables.follow(plan, now, in_use, &mut writes);
+        // Also where there is no room for the rest: the dead come first.
         writes.iter().try_for_each(|write| self.maps.write(write))?;
-        Ok(Sweep::after(dead.iter().chain(&writes), pins))
+        followed?;
+        Ok(Sweep::after(writes.iter(), pins))
+    }
+
+    /// The backends that are dead by the maps: before the first plan, as an agent before this one left them.
+    pub fn dead(&self) -> Vec<(SocketAddr, Protocol)> {
+        self.tables.dead()
     }
 
     /// What the programs tell from now on. There is one reader.

@@ -22,7 +22,7 @@ use crate::{
     dns::Dns,
     health,
     model::{ClusterName, Federation, Locality, Zone},
-    plan::{self, Health, Place, Plan},
+    plan::{Health, Place, Planner},
     settings::FederationSettings,
     shutdown, watch as api,
 };
@@ -106,7 +106,7 @@ pub async fn run(args: Args) -> Result<()> {
         seed: args.federation.seed(),
     })?;
     let (events, program_log) = (data_plane.events()?, data_plane.program_log()?);
-    let mut node = Node { data_plane, place, plan: Plan::default() };
+    let mut node = Node { data_plane, planner: Planner::new(place) };
     node.data_plane.attach_uplink(uplink)?;
 
     let (health_sender, health) = watch::channel(Arc::new(Health::default()));
@@ -187,11 +187,10 @@ fn place(args: &Args, federation: &Federation) -> Result<Place> {
     Ok(Place { locality, node: args.node_name.clone() })
 }
 
-/// The data plane and what it was last told.
+/// The data plane and what it is told.
 struct Node {
     data_plane: DataPlane,
-    place: Place,
-    plan: Plan,
+    planner: Planner,
 }
 
 impl Node {
@@ -233,12 +232,9 @@ impl Node {
     }
 
     fn follow(&mut self, federation: &Federation, health: &Health) -> Result<()> {
-        let plan = plan::plan(federation, &self.place, health);
-        if plan != self.plan {
-            let sweep = self.data_plane.apply(&plan).context("write the plan into the maps")?;
-            self.plan = plan;
-            sweep.into_iter().for_each(start);
-        }
+        let plan = self.planner.follow(federation, health);
+        let sweep = self.data_plane.apply(plan).context("write the plan into the maps")?;
+        sweep.into_iter().for_each(start);
         Ok(())
     }
 

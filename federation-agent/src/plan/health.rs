@@ -1,11 +1,6 @@
 //! What is known of who answers and how far everyone is: an input of the plan.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use imbl::OrdMap;
 
@@ -48,7 +43,9 @@ impl Verdict {
     /// What led to it, in words.
     pub fn evidence(&self) -> &str {
         match self {
-            Self::Failed { evidence } | Self::Doubted { evidence } | Self::Ejected { evidence, .. } => evidence,
+            Self::Failed { evidence } | Self::Doubted { evidence } | Self::Ejected { evidence, .. } => {
+                evidence
+            }
         }
     }
 }

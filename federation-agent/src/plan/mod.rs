@@ -5,19 +5,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
+
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::model::{
     ClusterName, Endpoint, Federation, Locality, Port, Protocol, Readiness, Scope, Service, ServiceKey,
 };
 
+mod explain;
 mod health;
 pub mod maglev;
 mod shares;
 mod tiers;
 
+pub use explain::{EndpointLine, Explanation, TierLine, explain, place_of};
 pub use health::{Distance, Health, ServiceHealth, ShardHealth, Verdict};
 use tiers::Ruler;
+pub use tiers::{Far, Tier};
 
 /// What packets to one (VIP, protocol, port) shall meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,21 +44,50 @@ pub struct Backend {
 }
 
 /// The backends of one frontend and each one's part of the load.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    pub service: ServiceKey,
     pub scope: Scope,
     pub client_ip_affinity: bool,
     /// Weights above 0, in parts of their sum. Empty: the frontend rejects.
-    pub backends: BTreeMap<Backend, u32>,
+    pub backends: BTreeMap<Arc<Backend>, u32>,
+    /// The weights of the nearest tier at full health, where somebody of it is missing: whoever is there keeps the
+    /// connections that are his then.
+    pub full: BTreeMap<Arc<Backend>, u32>,
+    /// Weights of those beyond the nearest tier that serves: for clients that it does not answer.
+    pub fallback: BTreeMap<Arc<Backend>, u32>,
 }
 
-/// The desired data plane of one node.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
+impl Target {
+    /// Of scope Nearest, where all is well.
+    pub fn of(backends: impl IntoIterator<Item = (Backend, u32)>) -> Self {
+        Self {
+            scope: Scope::Nearest,
+            client_ip_affinity: false,
+            backends: backends.into_iter().map(|(backend, weight)| (Arc::new(backend), weight)).collect(),
+            full: BTreeMap::new(),
+            fallback: BTreeMap::new(),
+        }
+    }
+}
+
+/// The desired data plane of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePlan {
     pub frontends: BTreeMap<Frontend, Target>,
     /// Backends that health has given up. One that is in no target and not here drains: its flows go on.
-    pub dead: BTreeSet<Backend>,
+    pub dead: BTreeSet<Arc<Backend>>,
+}
+
+/// The desired data plane of one node. Plans share what is equal in them: cheap to clone and to compare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub services: OrdMap<ServiceKey, Arc<ServicePlan>>,
+}
+
+impl FromIterator<(ServiceKey, ServicePlan)> for Plan {
+    fn from_iter<T: IntoIterator<Item = (ServiceKey, ServicePlan)>>(services: T) -> Self {
+        Self { services: services.into_iter().map(|(key, plan)| (key, Arc::new(plan))).collect() }
+    }
 }
 
 /// The node that a plan is for.
@@ -65,47 +100,107 @@ pub struct Place {
 
 /// Plans every service of the federation for one node.
 pub fn plan(federation: &Federation, place: &Place, health: &Health) -> Plan {
-    let mut plan = Plan::default();
-    for (key, service) in &federation.services {
-        plan_service(&mut plan, federation, key, service, place, health);
+    let mut planner = Planner::new(place.clone());
+    planner.follow(federation, health);
+    planner.plan
+}
+
+/// Keeps a plan up to date: what changes in one service replans that service alone.
+#[derive(Debug)]
+pub struct Planner {
+    place: Place,
+    federation: Federation,
+    health: Health,
+    plan: Plan,
+}
+
+impl Planner {
+    pub fn new(place: Place) -> Self {
+        Self { place, federation: Federation::default(), health: Health::default(), plan: Plan::default() }
     }
-    plan
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Follows the federation and health to where they are now.
+    pub fn follow(&mut self, federation: &Federation, health: &Health) -> &Plan {
+        // Places and distances concern everybody, and seldom change.
+        let all =
+            self.federation.clusters != federation.clusters || self.health.distances != health.distances;
+        let touched: BTreeSet<ServiceKey> = if all {
+            self.federation.services.keys().chain(federation.services.keys()).cloned().collect()
+        } else {
+            let services = self.federation.services.diff(&federation.services).map(changed);
+            services.chain(self.health.services.diff(&health.services).map(changed)).cloned().collect()
+        };
+        self.federation = federation.clone();
+        self.health = health.clone();
+        for key in touched {
+            match federation.services.get(&key) {
+                Some(service) => {
+                    let plan = plan_service(federation, &key, service, &self.place, health);
+                    if self.plan.services.get(&key).is_none_or(|before| **before != plan) {
+                        self.plan.services.insert(key, Arc::new(plan));
+                    }
+                }
+                None => drop(self.plan.services.remove(&key)),
+            }
+        }
+        &self.plan
+    }
+}
+
+/// Whom a difference is about.
+pub(crate) fn changed<'a, V>(item: DiffItem<'a, 'a, ServiceKey, V>) -> &'a ServiceKey {
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => key,
+    }
 }
 
 fn plan_service(
-    plan: &mut Plan,
     federation: &Federation,
     key: &ServiceKey,
     service: &Service,
     place: &Place,
     health: &Health,
-) {
+) -> ServicePlan {
+    let mut plan = ServicePlan::default();
     for port in &service.ports {
         let candidates = candidates(federation, key, service, port, place, health);
         plan.dead
             .extend(candidates.iter().filter(|c| c.standing == Standing::Failed).map(|c| c.backend.clone()));
         for (scope, vips) in &service.vips {
-            let ruler = Ruler::new(scope, &place.locality, federation);
+            let ruler = Ruler::new(scope, place, service.distribution, federation, health);
             for vip in vips {
-                let of_family = candidates.iter().filter(|c| c.backend.address.is_ipv4() == vip.is_ipv4());
-                let tiers = shares::tiers(of_family, |candidate| ruler.tier(&candidate.locality));
+                let tiers = tiers_of(&candidates, &ruler, *vip);
+                let split = shares::split(&tiers, service.overprovisioning);
                 let target = Target {
-                    service: key.clone(),
                     scope: scope.clone(),
                     client_ip_affinity: service.client_ip_affinity,
-                    backends: shares::share(&tiers, service.overprovisioning),
+                    backends: split.backends,
+                    full: split.full,
+                    fallback: split.fallback,
                 };
                 plan.frontends
                     .insert(Frontend { vip: *vip, protocol: port.protocol, port: port.port }, target);
             }
         }
     }
+    plan
+}
+
+/// The candidates of a VIP's family by distance.
+fn tiers_of<'a>(candidates: &'a [Candidate], ruler: &Ruler<'_>, vip: IpAddr) -> shares::Tiers<'a> {
+    let of_family = candidates.iter().filter(|c| c.backend.address.is_ipv4() == vip.is_ipv4());
+    shares::tiers(of_family, |candidate| ruler.tier(&candidate.locality, candidate.backend.local))
 }
 
 /// An endpoint that serves the port in question, judged.
 struct Candidate {
-    backend: Backend,
+    backend: Arc<Backend>,
     locality: Locality,
+    node: Option<String>,
     weight: u16,
     standing: Standing,
 }
@@ -114,12 +209,20 @@ struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Usable,
-    /// Would serve, but its cluster says that it must not, or packets cannot be made to reach it.
+    /// Its cluster says that it must not serve.
     NotReady,
+    /// Packets cannot be made to reach it.
+    Unreachable,
     /// Terminating beside others that are ready: takes no new connection and is expected to go.
     Leaving,
     /// Health has given it up.
     Failed,
+    /// Health suspects this node more than the endpoint: chosen when nobody else is left.
+    Doubted,
+    /// Its traffic failed. Of a tier the lower half of the ranks is left out at most.
+    Ejected {
+        rank: u64,
+    },
 }
 
 fn candidates(
@@ -135,24 +238,29 @@ fn candidates(
         // A shard of a cluster that left the federation stands nowhere: nobody can tell how far it is.
         let Some(cluster) = federation.clusters.get(name) else { continue };
         let verdicts = health.of(key, name);
-        let verdict = |endpoint: &Endpoint| {
-            verdicts.zip(endpoint.serves(port)).and_then(|(v, address)| v.verdict(address, port.protocol))
+        let verdict = |address| verdicts.and_then(|shard| shard.verdict(address, port.protocol));
+        let is_well = |endpoint: &Endpoint| {
+            let verdict = endpoint.serves(port).and_then(verdict);
+            endpoint.readiness == Readiness::Ready && matches!(verdict, None | Some(Verdict::Ejected { .. }))
         };
-        let failed = |endpoint: &Endpoint| matches!(verdict(endpoint), Some(Verdict::Failed { .. }));
-        let has_ready = shard.endpoints.iter().any(|e| e.readiness == Readiness::Ready && !failed(e));
+        let has_ready = shard.endpoints.iter().any(is_well);
         for endpoint in &shard.endpoints {
             let Some(address) = endpoint.serves(port) else { continue };
-            let standing = match endpoint.readiness {
-                _ if failed(endpoint) => Standing::Failed,
-                _ if !is_translatable(port, address) => Standing::NotReady,
-                Readiness::Serving if has_ready => Standing::Leaving,
-                Readiness::Ready | Readiness::Serving => Standing::Usable,
-                Readiness::NotReady => Standing::NotReady,
+            let standing = match (verdict(address), endpoint.readiness) {
+                (Some(Verdict::Failed { .. }), _) => Standing::Failed,
+                _ if !is_translatable(port, address) => Standing::Unreachable,
+                (_, Readiness::Serving) if has_ready => Standing::Leaving,
+                (_, Readiness::NotReady) => Standing::NotReady,
+                (Some(Verdict::Doubted { .. }), _) => Standing::Doubted,
+                (Some(Verdict::Ejected { rank, .. }), _) => Standing::Ejected { rank: *rank },
+                (None, Readiness::Ready | Readiness::Serving) => Standing::Usable,
             };
             let local = *name == place.locality.cluster && endpoint.node.as_ref() == Some(&place.node);
+            let backend = Backend { address, protocol: port.protocol, cluster: name.clone(), local };
             candidates.push(Candidate {
-                backend: Backend { address, protocol: port.protocol, cluster: name.clone(), local },
+                backend: Arc::new(backend),
                 locality: tiers::locality(name, cluster, endpoint),
+                node: endpoint.node.clone(),
                 weight: shard.weight,
                 standing,
             });

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Cluster, Readiness::*, Shard};
+use crate::model::{Cluster, Readiness::*, Shard, TrafficDistribution};
 
 const NEAR: &str = "europe-west1-d";
 const NEXT: &str = "europe-west1-b";
@@ -74,7 +74,37 @@ fn edit(federation: &mut Federation, change: impl FnOnce(&mut Service)) {
 }
 
 fn target(plan: &Plan, scope: &Scope) -> Target {
-    plan.frontends[&Frontend { vip: vip(scope), protocol: Protocol::Tcp, port: 80 }].clone()
+    frontends(plan)[&Frontend { vip: vip(scope), protocol: Protocol::Tcp, port: 80 }].clone()
+}
+
+fn frontends(plan: &Plan) -> &BTreeMap<Frontend, Target> {
+    &plan.services[&service_key()].frontends
+}
+
+fn dead(plan: &Plan) -> Vec<SocketAddr> {
+    plan.services[&service_key()].dead.iter().map(|backend| backend.address).collect()
+}
+
+fn address(c: u8, n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 8, c, n], HTTP))
+}
+
+fn failed() -> Verdict {
+    Verdict::Failed { evidence: "no answer".into() }
+}
+
+/// What is known of shards, by the place of their cluster, and of endpoints, by cluster and number.
+fn health(shards: &[(u8, Verdict)], endpoints: &[(u8, u8, Verdict)]) -> Health {
+    let mut service = ServiceHealth::new();
+    let name = |c: u8| ClusterName::from([NEAR, NEXT, FAR][usize::from(c)]);
+    for (c, verdict) in shards {
+        service.entry(name(*c)).or_default().all = Some(verdict.clone());
+    }
+    for (c, n, verdict) in endpoints {
+        let known = &mut service.entry(name(*c)).or_default().endpoints;
+        known.insert((address(*c, *n), Protocol::Tcp), verdict.clone());
+    }
+    Health { services: [(service_key(), Arc::new(service))].into_iter().collect(), ..Health::default() }
 }
 
 /// Each cluster's part of a scope's load, in per cent, in the order near, next, far.
@@ -177,47 +207,138 @@ fn terminating_endpoints_serve_only_when_alone() {
 #[test]
 fn failed_probes_take_an_endpoint_out_and_name_it_dead() {
     let all = federation([&[Ready, Ready], &[Ready], &[Ready]]);
-    let dead = SocketAddr::from(([10, 8, 0, 1], HTTP));
-    let health = Health { failed: BTreeSet::from([dead]), ..Health::default() };
-    let plan = plan(&all, &place(), &health);
+    let plan = plan(&all, &place(), &health(&[], &[(0, 1, failed())]));
     assert_eq!(percent(&plan, &Scope::Nearest), [70, 30, 0]);
-    assert_eq!(plan.dead.iter().map(|backend| backend.address).collect::<Vec<_>>(), [dead]);
+    assert_eq!(dead(&plan), [address(0, 1)]);
 }
 
 #[test]
 fn a_failed_shard_is_out_with_all_its_endpoints() {
     let all = federation([&[Ready, Ready], &[Ready], &[Ready]]);
-    let health = Health {
-        failed_shards: BTreeSet::from([(service_key(), ClusterName::from(NEAR))]),
-        ..Health::default()
-    };
-    let plan = plan(&all, &place(), &health);
+    let plan = plan(&all, &place(), &health(&[(0, failed())], &[]));
     assert_eq!(percent(&plan, &Scope::Nearest), [0, 100, 0]);
-    assert_eq!(plan.dead.len(), 2);
+    assert_eq!(dead(&plan).len(), 2);
 }
 
 #[test]
-fn a_udp_port_falls_with_all_tcp_ports_of_its_endpoint() {
-    let mut both = federation([&[Ready], &[Ready], &[]]);
-    edit(&mut both, |service| {
-        service.ports.push(Port { name: "dns".into(), protocol: Protocol::Udp, port: 53 });
-        for shard in service.shards.values_mut() {
-            let endpoints = std::mem::take(&mut shard.endpoints);
-            shard.endpoints = endpoints
-                .into_iter()
-                .map(|mut endpoint| {
-                    endpoint.ports.insert(("dns".into(), Protocol::Udp), 5353);
-                    endpoint
-                })
-                .collect();
-        }
+fn the_doubted_are_a_last_resort_and_never_dead() {
+    let doubted = || Verdict::Doubted { evidence: "no answer".into() };
+    let all = federation([&[Ready], &[Ready], &[Ready]]);
+    for (doubts, expected) in [
+        (&[(0, doubted())][..], [0, 100, 0]),
+        (&[(0, doubted()), (1, doubted())], [0, 0, 100]),
+        (&[(0, doubted()), (1, doubted()), (2, doubted())], [100, 0, 0]),
+        (&[(0, failed()), (1, doubted()), (2, failed())], [0, 100, 0]),
+    ] {
+        let plan = plan(&all, &place(), &health(doubts, &[]));
+        assert_eq!(percent(&plan, &Scope::Nearest), expected, "{doubts:?}");
+        let failures = doubts.iter().filter(|(_, verdict)| *verdict == failed()).count();
+        assert_eq!(dead(&plan).len(), failures, "{doubts:?}");
+    }
+}
+
+#[test]
+fn at_most_half_of_a_tier_is_ejected_and_the_first_to_be_so() {
+    let all = federation([&[Ready; 4], &[Ready], &[]]);
+    for ejected in 0..=4_u8 {
+        // The last endpoint was ejected first.
+        let verdict = |n: u8| Verdict::Ejected { rank: u64::from(10 - n), evidence: "refused".into() };
+        let ejections: Vec<_> = (1..=ejected).map(|n| (0, n, verdict(n))).collect();
+        let plan = plan(&all, &place(), &health(&[], &ejections));
+        let target = target(&plan, &Scope::Nearest);
+        let near: Vec<u8> =
+            (1..=4).filter(|n| target.backends.keys().any(|b| b.address == address(0, *n))).collect();
+        let out = ejected.min(2);
+        let expected: Vec<u8> = (1..=4).filter(|n| !(ejected - out + 1..=ejected).contains(n)).collect();
+        assert_eq!(near, expected, "{ejected} ejected");
+        assert!(dead(&plan).is_empty());
+    }
+}
+
+#[test]
+fn a_tier_of_one_is_never_ejected() {
+    let verdict = Verdict::Ejected { rank: 1, evidence: "refused".into() };
+    let plan = plan(&federation([&[Ready], &[Ready], &[]]), &place(), &health(&[], &[(0, 1, verdict)]));
+    assert_eq!(percent(&plan, &Scope::Nearest), [100, 0, 0]);
+}
+
+#[test]
+fn regions_are_asked_by_provider_and_then_by_round_trip() {
+    let mut all = federation([&[], &[Ready], &[Ready]]);
+    all.clusters.get_mut(NEXT).expect("the cluster").region = "asia-east1".into();
+    let measured = |next, far| {
+        let distances = [(NEXT, next), (FAR, far)];
+        let distances =
+            distances.into_iter().filter_map(|(name, n)| Some((name.into(), Distance(n?)))).collect();
+        Health { distances: Arc::new(distances), ..Health::default() }
+    };
+    for (next, far, expected) in [
+        (Some(20), Some(30), [0, 100, 0]),
+        (Some(30), Some(20), [0, 0, 100]),
+        (Some(20), Some(20), [0, 50, 50]),
+        (None, Some(60), [0, 0, 100]),
+        (None, None, [0, 50, 50]),
+    ] {
+        assert_eq!(percent(&plan(&all, &place(), &measured(next, far)), &Scope::Nearest), expected);
+    }
+    all.clusters.get_mut(NEXT).expect("the cluster").provider = "elsewhere".into();
+    assert_eq!(percent(&plan(&all, &place(), &measured(Some(1), Some(60))), &Scope::Nearest), [0, 0, 100]);
+}
+
+#[test]
+fn a_traffic_distribution_splits_the_own_cluster() {
+    let mut all = federation([&[Ready, Ready, Ready], &[Ready], &[]]);
+    edit(&mut all, |service| {
+        let shard = service.shards.get_mut(NEAR).expect("a shard");
+        let zone = |n| if n == 3 { "elsewhere" } else { NEAR };
+        let endpoints = std::mem::take(&mut shard.endpoints);
+        shard.endpoints =
+            (1..).zip(endpoints).map(|(n, e)| Endpoint { zone: Some(zone(n).into()), ..e }).collect();
     });
-    let health =
-        Health { failed: BTreeSet::from([SocketAddr::from(([10, 8, 0, 1], HTTP))]), ..Health::default() };
-    let plan = plan(&both, &place(), &health);
-    let frontend = Frontend { vip: vip(&Scope::Nearest), protocol: Protocol::Udp, port: 53 };
-    let chosen: Vec<_> = plan.frontends[&frontend].backends.keys().map(|backend| backend.address).collect();
-    assert_eq!(chosen, [SocketAddr::from(([10, 8, 1, 1], 5353))]);
+    for (distribution, expected) in [
+        (TrafficDistribution::Any, &[1, 2, 3][..]),
+        (TrafficDistribution::SameZone, &[1, 2]),
+        (TrafficDistribution::SameNode, &[1]),
+    ] {
+        edit(&mut all, |service| service.distribution = distribution);
+        let target = target(&plan(&all, &place(), &Health::default()), &Scope::Nearest);
+        let expected: Vec<_> = expected.iter().map(|n| address(0, *n)).collect();
+        assert_eq!(
+            target.backends.keys().map(|b| b.address).collect::<Vec<_>>(),
+            expected,
+            "{distribution:?}"
+        );
+    }
+}
+
+#[test]
+fn the_fallback_is_who_would_serve_without_the_nearest_tier() {
+    let all = federation([&[Ready], &[Ready], &[Ready]]);
+    let plan = plan(&all, &place(), &Health::default());
+    for (scope, expected) in [
+        (Scope::Nearest, &[address(1, 1)][..]),
+        (Scope::Global, &[]),
+        (Scope::Region("us-east1".into()), &[address(0, 1), address(1, 1)]),
+        (Scope::Zone(NEXT.into()), &[address(0, 1)]),
+    ] {
+        let fallback: Vec<_> = target(&plan, &scope).fallback.keys().map(|b| b.address).collect();
+        assert_eq!(fallback, expected, "{scope}");
+    }
+}
+
+#[test]
+fn one_change_replans_one_service() {
+    let mut all = federation([&[Ready], &[Ready], &[Ready]]);
+    let other = ServiceKey::new("my-namespace", "other");
+    let service = all.services[&service_key()].clone();
+    all.services.insert(other.clone(), service);
+    let mut planner = Planner::new(place());
+    let before = planner.follow(&all, &Health::default()).clone();
+    let after = planner.follow(&all, &health(&[(0, failed())], &[])).clone();
+    assert!(Arc::ptr_eq(&before.services[&other], &after.services[&other]));
+    assert_ne!(before.services[&service_key()], after.services[&service_key()]);
+    all.services.remove(&service_key());
+    assert_eq!(planner.follow(&all, &Health::default()).services.len(), 1);
 }
 
 #[test]
@@ -239,9 +360,9 @@ fn an_sctp_endpoint_at_another_port_than_the_services_cannot_be_used() {
     let plan = plan(&both, &place(), &Health::default());
     let frontend = Frontend { vip: vip(&Scope::Nearest), protocol: Protocol::Sctp, port: 3868 };
     let chosen: Vec<_> =
-        plan.frontends[&frontend].backends.keys().map(|backend| backend.address.port()).collect();
+        frontends(&plan)[&frontend].backends.keys().map(|backend| backend.address.port()).collect();
     assert_eq!(chosen, [3868]);
-    assert_eq!(plan.dead, BTreeSet::new());
+    assert!(dead(&plan).is_empty());
 }
 
 #[test]
@@ -269,14 +390,14 @@ proptest! {
     #[test]
     fn only_usable_endpoints_are_chosen(near in shard(), next in shard(), far in shard(), failed in 0_u8..18) {
         let federation = federation([&near, &next, &far]);
-        let down = SocketAddr::from(([10, 8, failed / 6, failed % 6 + 1], HTTP));
-        let health = Health { failed: BTreeSet::from([down]), ..Health::default() };
-        let plan = plan(&federation, &place(), &health);
+        let down = address(failed / 6, failed % 6 + 1);
+        let verdict = Verdict::Failed { evidence: "no answer".into() };
+        let plan = plan(&federation, &place(), &health(&[], &[(failed / 6, failed % 6 + 1, verdict)]));
         let service = &federation.services[&service_key()];
         let usable = service.shards.values().flat_map(|shard| &shard.endpoints).any(|endpoint| {
             endpoint.readiness != NotReady && endpoint.address != down.ip()
         });
-        for target in plan.frontends.values() {
+        for target in frontends(&plan).values() {
             prop_assert_eq!(!target.backends.is_empty(), usable);
             for (backend, part) in &target.backends {
                 prop_assert!(*part > 0);
@@ -296,5 +417,45 @@ proptest! {
         let plan = plan(&federation([&near, &next, &[Ready]]), &place(), &Health::default());
         let allowed = (100 * 14 * ready / (10 * (ready + not_ready))).min(100);
         prop_assert!(percent(&plan, &Scope::Nearest)[0] + 1 >= allowed);
+    }
+
+    #[test]
+    fn every_load_is_divided_without_a_rest(near in shard(), next in shard(), far in shard()) {
+        let plan = plan(&federation([&near, &next, &far]), &place(), &Health::default());
+        for target in frontends(&plan).values().filter(|target| !target.backends.is_empty()) {
+            // Shares are parts of their sum: what no tier could carry is borne by all.
+            let sum: f64 = target.backends.values().map(|part| f64::from(*part)).sum();
+            let shares: f64 = target.backends.values().map(|part| f64::from(*part) / sum).sum();
+            prop_assert!((shares - 1.0).abs() < 1e-9);
+            prop_assert!(sum <= 1e6);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_leaves_takes_nothing_from_the_others(counts in prop::array::uniform3(0_usize..5), gone in 0_usize..3) {
+        let ready = counts.map(|count| vec![Ready; count]);
+        let mut all = federation([&ready[0], &ready[1], &ready[2]]);
+        let before = plan(&all, &place(), &Health::default());
+        let gone = [NEAR, NEXT, FAR][gone];
+        edit(&mut all, |service| drop(service.shards.remove(gone)));
+        let after = plan(&all, &place(), &Health::default());
+        for scope in [Scope::Nearest, Scope::Global, Scope::Zone(NEXT.into())] {
+            let (before, after) = (target(&before, &scope), target(&after, &scope));
+            let share = |target: &Target, part: u32| f64::from(part) / f64::from(target.backends.values().sum::<u32>());
+            for (backend, part) in before.backends.iter().filter(|(backend, _)| backend.cluster.as_str() != gone) {
+                let now = after.backends.get(backend).map_or(0.0, |part| share(&after, *part));
+                prop_assert!(now + 1e-5 >= share(&before, *part), "{backend:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_plan_however_it_came_about(steps in prop::collection::vec([shard(), shard(), shard()], 1..5)) {
+        let mut planner = Planner::new(place());
+        for [near, next, far] in &steps {
+            let federation = federation([near, next, far]);
+            let followed = planner.follow(&federation, &Health::default()).clone();
+            prop_assert_eq!(followed, plan(&federation, &place(), &Health::default()));
+        }
     }
 }

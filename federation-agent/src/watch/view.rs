@@ -19,7 +19,8 @@ use super::{
 use crate::{
     api,
     model::{
-        Cluster, ClusterName, Endpoint, Federation, HealthCheck, Service, ServiceKey, Shard, TrafficDistribution,
+        Cluster, ClusterName, Endpoint, Federation, HealthCheck, Service, ServiceKey, Shard,
+        TrafficDistribution,
     },
 };
 

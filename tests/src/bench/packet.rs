@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, slice};
 use anyhow::{Context as _, Result};
 use federation_agent::{
     model::{Protocol, Scope, ServiceKey},
-    plan::{Backend, Frontend, Plan, Target},
+    plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::outcome::Outcome;
 
@@ -229,18 +229,14 @@ fn plan(families: &[&Ends]) -> Plan {
     let frontends = families.iter().flat_map(|ends| {
         [frontend(ends.vip, ends.backend, false), frontend(ends.local_vip, ends.local_backend, true)]
     });
-    Plan { frontends: frontends.collect(), dead: [].into() }
+    let service = ServicePlan { frontends: frontends.collect(), dead: [].into() };
+    [(ServiceKey::new("my-namespace", "my-service"), service)].into_iter().collect()
 }
 
 /// A service with one endpoint.
 fn frontend(vip: SocketAddr, backend: SocketAddr, local: bool) -> (Frontend, Target) {
     let backend =
         Backend { address: backend, protocol: Protocol::Tcp, cluster: "europe-west1-d".into(), local };
-    let target = Target {
-        service: ServiceKey::new("my-namespace", "my-service"),
-        scope: Scope::Nearest,
-        client_ip_affinity: false,
-        backends: [(backend, 100)].into(),
-    };
+    let target = Target::of([(backend, 100)]);
     (Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() }, target)
 }

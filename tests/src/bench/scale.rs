@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use federation_agent::{
     model::{Protocol, Scope, ServiceKey},
-    plan::{Backend, Frontend, Plan, Target},
+    plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::outcome::Outcome;
 
@@ -130,8 +130,10 @@ fn compared(
 fn changes(yardstick: &mut Yardstick, services: u32) -> Result<Vec<f64>> {
     let whole = plan(services);
     let mut without = whole.clone();
-    let target = without.frontends.values_mut().nth(services as usize / 2).context("there are services")?;
-    target.backends.pop_first();
+    let (key, service) = whole.services.iter().nth(services as usize / 2).context("there are services")?;
+    let mut service = ServicePlan::clone(service);
+    service.frontends.values_mut().next().context("there is a frontend")?.backends.pop_first();
+    without.services.insert(key.clone(), service.into());
     (0..CHANGES)
         .map(|turn| {
             let plan = if turn % 2 == 0 { &without } else { &whole };
@@ -145,7 +147,7 @@ fn vip(service: u32) -> SocketAddr {
 }
 
 fn plan(services: u32) -> Plan {
-    let frontends = (0..services).map(|service| {
+    let services = (0..services).map(|service| {
         let backends = (0..ENDPOINTS).map(|endpoint| {
             let address = Ipv4Addr::from_bits(BACKENDS.to_bits() + service * ENDPOINTS + endpoint);
             let backend = Backend {
@@ -156,14 +158,11 @@ fn plan(services: u32) -> Plan {
             };
             (backend, 100)
         });
-        let target = Target {
-            service: ServiceKey::new("my-namespace", format!("service-{service}")),
-            scope: Scope::Nearest,
-            client_ip_affinity: false,
-            backends: backends.collect(),
-        };
+        let target = Target::of(backends);
         let vip = vip(service);
-        (Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() }, target)
+        let frontend = Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() };
+        let plan = ServicePlan { frontends: [(frontend, target)].into(), dead: [].into() };
+        (ServiceKey::new("my-namespace", format!("service-{service}")), plan)
     });
-    Plan { frontends: frontends.collect(), dead: [].into() }
+    services.collect()
 }

@@ -1,11 +1,11 @@
 //! A node's data plane without a network: programs run on packets that tests hand them.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use federation_agent::{
     dataplane::{DataPlane, view::View},
-    model::{Protocol, Scope, ServiceKey},
-    plan::{Backend, Frontend, Plan, Target},
+    model::{Protocol, ServiceKey},
+    plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::outcome::{Outcome, Verdict};
 use nix::{
@@ -238,17 +238,15 @@ impl Service {
 }
 
 fn plan(services: &[Service], dead: &[Service]) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = ServicePlan::default();
     for service in services {
         let target = Target {
-            service: ServiceKey::new("my-namespace", "my-service"),
-            scope: Scope::Nearest,
             client_ip_affinity: service.affinity,
-            backends: service.named().map(|backend| (backend, 100)).collect(),
+            ..Target::of(service.named().map(|backend| (backend, 100)))
         };
         let (vip, port) = (service.vip.ip(), service.vip.port());
         plan.frontends.insert(Frontend { vip, protocol: service.protocol, port }, target);
     }
-    plan.dead = dead.iter().flat_map(Service::named).collect();
-    plan
+    plan.dead = dead.iter().flat_map(Service::named).map(Arc::new).collect();
+    [(ServiceKey::new("my-namespace", "my-service"), plan)].into_iter().collect()
 }

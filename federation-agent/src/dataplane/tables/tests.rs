@@ -2,13 +2,14 @@
 //! each family with the same backends, so that whatever a test says holds for both.
 
 use BackendState::{Active, Dead, Draining};
+use federation_ebpf::{
+    filter::Bit,
+    maps::{BackendPlace, BackendState},
+};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    model::{Scope, ServiceKey},
-    plan::Target,
-};
+use crate::model::ServiceKey;
 
 /// As small as the map can be.
 const SLOTS: u32 = 1 << 21;
@@ -109,7 +110,7 @@ impl Memory {
         for key in self.ports() {
             for backend in self.behind(key) {
                 assert_ne!(backend.state, BackendState::Unused);
-                let Bit { word, mask } = bit(&backend);
+                let Bit { word, mask } = backends::bit(&backend);
                 assert_ne!(self.filter[&word] & mask, 0);
             }
         }
@@ -142,23 +143,23 @@ impl Memory {
     }
 }
 
-/// A plan of services 1, 2 and so on, each with its backends.
+/// A plan of services 1, 2 and so on, each with its backends. The dead are the first one's, or nobody's.
 fn plan(targets: &[&[u8]], dead: &[u8]) -> Plan {
-    let mut plan = Plan::default();
-    for family in [V4, V6] {
-        for (n, backends) in (1..).zip(targets) {
-            let target = Target {
-                service: ServiceKey::new("ns", "s"),
-                scope: Scope::Nearest,
-                client_ip_affinity: false,
-                backends: backends.iter().map(|n| (family.backend(*n), 100)).collect(),
-            };
-            let frontend = plan::Frontend { vip: family.vip(n), protocol: model::Protocol::Tcp, port: 80 };
-            plan.frontends.insert(frontend, target);
-        }
-        plan.dead.extend(dead.iter().map(|n| family.backend(*n)));
-    }
-    plan
+    let mut services: Vec<ServicePlan> = targets
+        .iter()
+        .zip(1..)
+        .map(|(backends, n)| {
+            let frontends = [V4, V6].map(|family| {
+                let target = Target::of(backends.iter().map(|n| (family.backend(*n), 100)));
+                (plan::Frontend { vip: family.vip(n), protocol: model::Protocol::Tcp, port: 80 }, target)
+            });
+            ServicePlan { frontends: frontends.into(), dead: BTreeSet::new() }
+        })
+        .collect();
+    let dead = [V4, V6].iter().flat_map(|family| dead.iter().map(|n| Arc::new(family.backend(*n)))).collect();
+    services.insert(0, ServicePlan { frontends: BTreeMap::new(), dead });
+    let key = |n| ServiceKey::new("ns", format!("s{n}"));
+    services.into_iter().zip(0..).map(|(plan, n)| (key(n), plan)).collect()
 }
 
 struct Bench {
@@ -174,12 +175,20 @@ impl Bench {
 
     fn follow(&mut self, plan: &Plan) -> usize {
         self.now += Duration::from_secs(2);
-        let writes = self.tables.follow(plan, self.now, || Ok(BTreeSet::new())).unwrap();
+        let writes = self.at_once(plan, &[]).unwrap();
         for write in &writes {
             self.memory.write(write);
             self.memory.check();
         }
         writes.len()
+    }
+
+    /// What is to be written, while these ids are in use.
+    fn at_once(&mut self, plan: &Plan, in_use: &[u32]) -> Result<Vec<Write>> {
+        let mut writes = Vec::new();
+        let in_use = || Ok(in_use.iter().copied().collect());
+        self.tables.follow(plan, self.now, in_use, &mut writes)?;
+        Ok(writes)
     }
 }
 
@@ -205,7 +214,7 @@ fn one_service_changes_alone() {
 fn the_dead_are_marked_before_any_table_and_the_removed_drain() {
     let mut bench = Bench::new();
     bench.follow(&plan(&[&[1, 2, 3]], &[]));
-    let writes = bench.tables.follow(&plan(&[&[3]], &[1]), bench.now, || Ok(BTreeSet::new())).unwrap();
+    let writes = bench.at_once(&plan(&[&[3]], &[1]), &[]).unwrap();
     for first in &writes[..2] {
         assert!(matches!(first, Write::Backend { value, .. } if value.state == BackendState::Dead));
     }
@@ -243,7 +252,7 @@ fn a_slice_rests_before_it_is_used_again() {
     bench.follow(&plan(&[&[1]], &[]));
     let key = http(V4.vip(1));
     let first = bench.memory.frontends[&key];
-    let at_once = bench.tables.follow(&plan(&[&[2]], &[]), bench.now, || Ok(BTreeSet::new())).unwrap();
+    let at_once = bench.at_once(&plan(&[&[2]], &[]), &[]).unwrap();
     bench.memory.write_all(&at_once);
     let second = bench.memory.frontends[&key];
     assert_ne!(first.offset, second.offset);
@@ -256,9 +265,8 @@ fn adopted(memory: &Memory, slots: u32) -> Tables {
     let mut tables = Tables::new(7, slots);
     let Memory { backends, frontends, filter, .. } = memory.clone();
     let backends = backends.into_iter().map(|((_, id), value)| (id, value));
-    let table = |frontend: &Frontend| {
-        Ok((frontend.offset..frontend.offset + frontend.size).map(|slot| memory.slots[&slot]).collect())
-    };
+    let table =
+        |Slice { offset, size }: Slice| Ok((offset..offset + size).map(|slot| memory.slots[&slot]).collect());
     tables.adopt(backends, frontends, filter, table, Duration::ZERO).unwrap();
     tables
 }
@@ -271,9 +279,13 @@ fn a_new_agent_keeps_the_tables_of_the_one_before_and_needs_no_room_for_others()
     let ends = bench.memory.frontends.values().map(|frontend| frontend.offset + frontend.size);
     bench.tables = adopted(&bench.memory, ends.max().unwrap());
     assert_eq!(bench.follow(&same), 0);
-    assert!(bench.tables.follow(&plan(&[&[1, 4]], &[]), bench.now, || Ok(BTreeSet::new())).is_err());
-    let dead = bench.tables.bury(&plan(&[&[3]], &[1]));
-    assert!(matches!(&dead[..], [Write::Backend { value, .. }, ..] if value.state == BackendState::Dead));
+    assert!(bench.at_once(&plan(&[&[1, 4]], &[]), &[]).is_err());
+
+    // The dead are marked all the same.
+    let mut writes = Vec::new();
+    let dying = plan(&[&[3, 5], &[4]], &[1]);
+    assert!(bench.tables.follow(&dying, bench.now, || Ok(BTreeSet::new()), &mut writes).is_err());
+    assert!(matches!(&writes[..], [Write::Backend { value, .. }, ..] if value.state == BackendState::Dead));
 }
 
 #[test]
@@ -300,16 +312,12 @@ fn ids_are_used_again_only_after_a_rest_and_without_flows_with_a_new_generation(
     bench.follow(&plan(&[&[1, 2]], &[]));
     bench.follow(&plan(&[&[]], &[]));
     // As if all other ids were taken.
-    bench.tables.next_backend = u32::try_from(maps::BACKENDS).unwrap();
-    let in_use = |ids: &[u32]| ids.iter().copied().collect::<BTreeSet<u32>>();
-    assert!(bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[]))).is_err(), "too early");
-    bench.now += BACKEND_REST;
-    assert!(
-        bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[1, 2, 3, 4]))).is_err(),
-        "flows live"
-    );
+    bench.tables.backends.exhaust();
+    assert!(bench.at_once(&plan(&[&[3]], &[]), &[]).is_err(), "too early");
+    bench.now += backends::REST;
+    assert!(bench.at_once(&plan(&[&[3]], &[]), &[1, 2, 3, 4]).is_err(), "flows live");
     // One of each family is free, and both may go to the other one.
-    let writes = bench.tables.follow(&plan(&[&[3]], &[]), bench.now, || Ok(in_use(&[2, 3]))).unwrap();
+    let writes = bench.at_once(&plan(&[&[3]], &[]), &[2, 3]).unwrap();
     bench.memory.write_all(&writes);
     let tenants: BTreeSet<_> = [(V4, 1), (V4, 4), (V6, 1), (V6, 4)]
         .into_iter()
@@ -341,22 +349,23 @@ fn an_id_that_changed_its_family_is_adopted_once() {
         (value(V4, 3, unused), value(V6, 2, unused), value(V4, 3, unused)),
     ] {
         for both in [[v4, v6], [v6, v4]] {
-            let tenants = tenants(both.map(|value| (5, value))).unwrap();
+            let tenants = backends::tenants(both.map(|value| (5, value))).unwrap();
             assert_eq!(tenants, [(5, expected)].into());
         }
     }
-    assert!(tenants([value(V4, 1, Active), value(V6, 1, Active)].map(|value| (5, value))).is_err());
+    assert!(backends::tenants([value(V4, 1, Active), value(V6, 1, Active)].map(|value| (5, value))).is_err());
 }
 
 #[test]
 fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
     let mut bench = Bench::new();
-    let mut both = plan(&[&[1]], &[]);
+    let one = plan(&[&[1]], &[]);
+    let mut service = ServicePlan::clone(&one.services[&ServiceKey::new("ns", "s1")]);
     for family in [V4, V6] {
         let port = plan::Frontend { vip: family.vip(1), protocol: model::Protocol::Udp, port: 53 };
-        let empty = Target { backends: BTreeMap::new(), ..both.frontends.values().next().unwrap().clone() };
-        both.frontends.insert(port, empty);
+        service.frontends.insert(port, Target::of([]));
     }
+    let both = [(ServiceKey::new("ns", "s1"), service)].into_iter().collect();
     let mut answers = |plan: &Plan| {
         bench.follow(plan);
         [V4, V6].map(|family| bench.memory.answers(family.vip(1)))
@@ -370,7 +379,8 @@ fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
 #[test]
 fn a_table_is_refused_when_slots_run_out() {
     let mut tables = Tables::new(7, 100);
-    let refusal = tables.follow(&plan(&[&[1]], &[]), Duration::ZERO, || Ok(BTreeSet::new())).unwrap_err();
+    let plan = plan(&[&[1]], &[]);
+    let refusal = tables.follow(&plan, Duration::ZERO, || Ok(BTreeSet::new()), &mut Vec::new()).unwrap_err();
     assert!(refusal.to_string().contains("no room for a table"), "{refusal}");
 }
 

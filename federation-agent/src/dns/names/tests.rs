@@ -246,7 +246,7 @@ fn berlin() -> (Zones, Names) {
             ("cellar".into(), cluster("Berlin", &["berlin"])),
             ("attic".into(), cluster("Berlin", &["hall.7", "berlin"])),
         ]),
-        services: BTreeMap::from([
+        services: imbl::OrdMap::from_iter([
             (
                 ServiceKey::new("my-namespace", "my-service"),
                 service(&[
