@@ -1,5 +1,6 @@
 //! The command line: which role to play, or what to show.
 
+mod explain;
 mod show;
 mod table;
 
@@ -44,6 +45,8 @@ enum Command {
     Backends(show::Args),
     /// Show every connection through a VIP
     Flows(show::Args),
+    /// Tell why connections to a service or VIP go where they go
+    Explain(explain::Args),
     /// Remove the programs and maps of this node
     Detach(show::Args),
     /// Print the definitions of the federation's kinds, for a kube-apiserver that shall serve them
@@ -70,6 +73,7 @@ pub fn main() -> Result<()> {
             Command::Services(args) => show::services(&args),
             Command::Backends(args) => show::backends(&args),
             Command::Flows(args) => show::flows(&args),
+            Command::Explain(args) => explain::run(args).await,
             Command::Detach(args) => show::detach(&args),
             Command::Crds => show::print(&api::definitions().context("print the definitions")?),
         }

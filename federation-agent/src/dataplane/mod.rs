@@ -2,6 +2,7 @@
 //!
 //! Maps and links are pinned: they outlive the agent, and the next one adopts them with all ids and flows in them.
 
+mod ask;
 mod attach;
 mod batch;
 mod events;
@@ -37,6 +38,7 @@ use nix::{
 };
 use tracing::{info, warn};
 
+pub use ask::{Course, Tuple};
 pub use attach::{Mode, TcAttach, interface_name};
 pub use events::{BackendName, Event, Events};
 pub use pins::LinkPin;
@@ -50,7 +52,7 @@ use family::{Family, V4, V6};
 use flows::Moment;
 use kernel::Maps;
 use pins::Pins;
-use tables::{Slice, Tables};
+use tables::{Slice, Tables, kernel_protocol};
 
 /// Whether a pod's interface was still there to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -379,7 +379,7 @@ fn icmp_key(vip: IpAddr) -> FrontendName {
     FrontendKey::new(vip, 0, Protocol::Icmp)
 }
 
-fn kernel_protocol(protocol: model::Protocol) -> Protocol {
+pub(super) fn kernel_protocol(protocol: model::Protocol) -> Protocol {
     match protocol {
         model::Protocol::Tcp => Protocol::Tcp,
         model::Protocol::Udp => Protocol::Udp,

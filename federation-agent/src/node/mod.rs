@@ -3,6 +3,7 @@
 //! Glue only. What is known comes from `watch`, what answers from `health`, what shall be from `plan`; `dataplane`
 //! makes it so.
 
+pub mod desk;
 mod interfaces;
 mod lock;
 mod ready;
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use federation_ebpf::maps::EventKind;
 use futures::{Stream, StreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -26,9 +27,13 @@ use crate::{
     settings::FederationSettings,
     shutdown, watch as api,
 };
+use desk::{Desk, ProgramQuestion};
 use interfaces::InterfaceEvent;
 use lock::NodeLock;
 use ready::ReadyFile;
+
+/// Where an agent keeps what outlives it, and its socket.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/federation";
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -69,7 +74,7 @@ pub struct Args {
     tc_attach: TcAttach,
 
     /// Where the agent keeps its lock and says that it is ready
-    #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = "/var/lib/federation")]
+    #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
 
     /// Address to answer DNS at; may be given more than once
@@ -106,14 +111,16 @@ pub async fn run(args: Args) -> Result<()> {
         seed: args.federation.seed(),
     })?;
     let (events, program_log) = (data_plane.events()?, data_plane.program_log()?);
-    let mut node = Node { data_plane, planner: Planner::new(place) };
+    let mut node = Node { data_plane, planner: Planner::new(place.clone()) };
     node.data_plane.attach_uplink(uplink)?;
 
     let (health_sender, health) = watch::channel(Arc::new(Health::default()));
+    let (desk, questions) = Desk::open(&args.state_dir, federation.clone(), health.clone(), place)?;
     let probing = health::watch_health(federation.clone(), health_sender);
     let pods = interfaces::watch(uplink, args.pod_interfaces.as_deref())?;
     tokio::select! {
-        result = node.keep_true(federation, health, pods, &dns, &ready) => result,
+        result = node.keep_true(federation, health, pods, questions, &dns, &ready) => result,
+        result = desk.serve() => result,
         result = dns.serve() => result,
         result = log_events(events) => result,
         result = pass_on(program_log) => result,
@@ -200,6 +207,7 @@ impl Node {
         mut federation: watch::Receiver<Option<Arc<Federation>>>,
         mut health: watch::Receiver<Arc<Health>>,
         pods: impl Stream<Item = Result<InterfaceEvent>>,
+        mut questions: mpsc::Receiver<ProgramQuestion>,
         dns: &Dns,
         ready: &ReadyFile,
     ) -> Result<()> {
@@ -222,6 +230,10 @@ impl Node {
                     if let Some(federation) = federation.borrow().as_deref() {
                         self.follow(federation, &health.borrow_and_update())?;
                     }
+                }
+                Some((tuple, answer)) = questions.recv() => {
+                    // Who asked may have gone.
+                    let _ = answer.send(self.data_plane.ask(&tuple));
                 }
                 event = pods.next() => match event.context("the watch of interfaces has ended")?? {
                     InterfaceEvent::Appeared { index, name } => self.attach_pod(index, &name),

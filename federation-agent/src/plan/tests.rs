@@ -459,3 +459,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_explanation_names_the_rule_for_every_endpoint() {
+    let mut all = federation([&[Ready, NotReady, Serving], &[Ready, Ready], &[Ready]]);
+    edit(&mut all, |service| service.shards.get_mut(FAR).expect("a shard").weight = 0);
+    let known =
+        health(&[], &[(1, 1, failed()), (1, 2, Verdict::Ejected { rank: 1, evidence: "refused".into() })]);
+    let vip = Some(vip(&Scope::Nearest));
+    let [explanation] = &explain(&all, &place(), &known, &service_key(), vip)[..] else {
+        panic!("one frontend has this VIP")
+    };
+    let tiers: Vec<_> =
+        explanation.tiers.iter().map(|t| (t.name.as_str(), t.usable, t.total, t.percent.round())).collect();
+    assert_eq!(
+        tiers,
+        [
+            ("same cluster", 1, 2, 70.0),
+            ("same region", 1, 2, 30.0),
+            ("same provider, round trip not measured", 1, 1, 0.0)
+        ]
+    );
+    let lines: Vec<_> = explanation
+        .endpoints
+        .iter()
+        .map(|line| (line.address, line.percent.round(), line.why.as_str()))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            (address(0, 1), 70.0, "well"),
+            (address(0, 2), 0.0, "not ready, by its cluster's word"),
+            (address(0, 3), 0.0, "terminating, while others of its shard are ready"),
+            (address(1, 1), 0.0, "out: no answer"),
+            (address(1, 2), 30.0, "stays, since half of its tier is ejected already: refused"),
+            (address(2, 1), 0.0, "weight 0: only when nothing else is left"),
+        ]
+    );
+    assert!(explain(&all, &place(), &known, &ServiceKey::new("no", "service"), None).is_empty());
+}
+
+#[test]
+fn clients_stand_where_an_address_a_node_or_a_cluster_is() {
+    let all = federation([&[Ready], &[Ready], &[Ready]]);
+    for (from, cluster, node) in
+        [("10.8.1.1", NEXT, "node-1"), ("us-east1-b/node-1", FAR, "node-1"), (NEXT, NEXT, "")]
+    {
+        let place = place_of(&all, from).expect("a place");
+        assert_eq!((place.locality.cluster.as_str(), place.node.as_str()), (cluster, node), "{from}");
+    }
+    for (from, word) in [("node-1", "more than one"), ("10.9.9.9", "neither"), ("mars", NEAR)] {
+        assert!(place_of(&all, from).expect_err("no place").contains(word), "{from}");
+    }
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, slice};
 
 use anyhow::{Context as _, Result};
 use federation_agent::{
-    model::{Protocol, Scope, ServiceKey},
+    model::{Protocol, ServiceKey},
     plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::outcome::Outcome;

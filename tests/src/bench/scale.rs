@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use federation_agent::{
-    model::{Protocol, Scope, ServiceKey},
+    model::{Protocol, ServiceKey},
     plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::outcome::Outcome;
