@@ -20,3 +20,25 @@ pub async fn from_kubeconfig(path: &Path) -> Result<Client> {
         .with_context(|| format!("use the kubeconfig {}", path.display()))?;
     Client::try_from(config).with_context(|| format!("make a client from the kubeconfig {}", path.display()))
 }
+
+/// An error with its causes: the outer one alone says little more than "it failed".
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut chain = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = match error.downcast_ref::<kube::Error>() {
+            // Its own text prints the whole answer twice.
+            Some(kube::Error::Api(status)) => format!("{} (HTTP {})", status.message, status.code),
+            _ => error.to_string(),
+        };
+        // Some causes are printed by the error that they caused.
+        if !chain.contains(&text) {
+            if !chain.is_empty() {
+                chain.push_str(": ");
+            }
+            chain.push_str(&text);
+        }
+        next = if matches!(error.downcast_ref(), Some(kube::Error::Api(_))) { None } else { error.source() };
+    }
+    chain
+}

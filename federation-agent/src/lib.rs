@@ -12,6 +12,7 @@ pub mod client;
 pub mod controller;
 pub mod dataplane;
 pub mod dns;
+pub mod events;
 pub mod health;
 pub mod model;
 pub mod node;

@@ -18,7 +18,7 @@ use super::status::ApiError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
     Administrator,
-    /// Node agents: they read everything but Secrets, which hold the clusters' credentials.
+    /// Node agents: they read everything but Secrets, which hold the clusters' credentials, and write Events.
     Reader,
 }
 
@@ -78,7 +78,8 @@ impl Identity {
         parameters: &Parameters,
     ) -> Result<(), ApiError> {
         let is_read = *method == Method::GET || *method == Method::HEAD;
-        if self == Self::Administrator || (is_read && !target.kind.is(&kinds::SECRET)) {
+        let tells = [Method::POST, Method::PATCH].contains(method) && target.kind.is(&kinds::EVENT);
+        if self == Self::Administrator || (is_read && !target.kind.is(&kinds::SECRET)) || tells {
             return Ok(());
         }
         let verb = match *method {

@@ -12,7 +12,6 @@ use tokio::sync::Notify;
 
 use super::{
     book::{Book, Outcome},
-    events::Events,
     member::{Member, Members},
     status::stored_vips,
     vips::Pool,
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::{
     api::{Cluster, FederatedService},
+    events::Events,
     model::ServiceKey,
     settings::FederationSettings,
 };

@@ -20,9 +20,9 @@ use super::{
     mirror, propagate,
     registration::Refusal,
     slices::Slices,
-    work::{Queue, backoff, chain, is, work},
+    work::{Queue, backoff, is, work},
 };
-use crate::model::ServiceKey;
+use crate::{client::chain, model::ServiceKey};
 
 /// How often a cluster that answers is asked whether it still does.
 const CHECK_PERIOD: Duration = Duration::from_secs(5);

@@ -24,10 +24,10 @@ use super::{
     credentials::WATCH_SECONDS,
     mirrored::{is_as_desired, mirrored},
     slices::{SERVICE_LABEL, cluster_of, service_of},
-    work::{Failure, Trying as _, chain, is},
+    work::{Failure, Trying as _, is},
     world::{key, reference},
 };
-use crate::api::marks::FIELD_MANAGER;
+use crate::{api::marks::FIELD_MANAGER, client::chain};
 
 /// Follows the cluster's endpoints and queues the services that they belong to.
 pub async fn watch(post: Arc<Post>) {

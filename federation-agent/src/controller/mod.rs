@@ -18,7 +18,6 @@ mod book;
 mod clusters;
 mod context;
 mod credentials;
-mod events;
 mod member;
 mod mirror;
 mod mirrored;
@@ -44,13 +43,12 @@ use kube::{Api, Client, api::ListParams, core::Selector};
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
-use crate::{api::Cluster, client, settings::FederationSettings, shutdown};
+use crate::{api::Cluster, client, events::Events, settings::FederationSettings, shutdown};
 use book::Book;
 use context::{Context, Queues, Vips};
-use events::Events;
 use member::Members;
 use vips::Pool;
-use work::{chain, is, work};
+use work::{is, work};
 use world::{Change, World};
 
 #[derive(ClapArgs, Debug)]
@@ -149,7 +147,7 @@ async fn admitted(client: &Client, args: &Args) -> Result<()> {
             Err(error).with_context(|| format!("the Federation API refuses the credentials of {kubeconfig}"))
         }
         Err(error) => {
-            warn!("the Federation API does not answer yet: {}", chain(&error));
+            warn!("the Federation API does not answer yet: {}", client::chain(&error));
             Ok(())
         }
         Ok(_) => Ok(()),

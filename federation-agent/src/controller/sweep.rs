@@ -13,8 +13,8 @@ use super::{
     context::Context,
     mirror, selection,
     slices::{cluster_of, service_of},
-    work::chain,
 };
+use crate::client::chain;
 
 const PERIOD: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(2);

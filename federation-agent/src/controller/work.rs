@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tracing::{info, warn};
 
+use crate::client::chain;
+
 /// How many objects of one kind are worked on at a time.
 const CONCURRENCY: u16 = 32;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -59,28 +61,6 @@ impl<T> Trying<T> for Result<T, kube::Error> {
 /// Whether the API answered with this HTTP status code.
 pub fn is(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
-}
-
-/// An error with its causes: the outer one alone says little more than "it failed".
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut chain = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = match error.downcast_ref::<kube::Error>() {
-            // Its own text prints the whole answer twice.
-            Some(kube::Error::Api(status)) => format!("{} (HTTP {})", status.message, status.code),
-            _ => error.to_string(),
-        };
-        // Some causes are printed by the error that they caused.
-        if !chain.contains(&text) {
-            if !chain.is_empty() {
-                chain.push_str(": ");
-            }
-            chain.push_str(&text);
-        }
-        next = if matches!(error.downcast_ref(), Some(kube::Error::Api(_))) { None } else { error.source() };
-    }
-    chain
 }
 
 /// Works until the queue's senders are gone. `name` says in the log whose work it is.

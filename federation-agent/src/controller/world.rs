@@ -26,12 +26,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::{
-    slices::{Slices, cluster_of, service_of},
-    work::chain,
-};
+use super::slices::{Slices, cluster_of, service_of};
 use crate::{
     api::{Cluster, FederatedService, SYSTEM_NAMESPACE, marks::CLUSTER_LABEL},
+    client::chain,
     model::ServiceKey,
 };
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     api::{Cluster, FederatedService, marks::CLUSTER_LABEL},
+    client,
     model::Federation,
 };
 
@@ -113,22 +114,6 @@ fn reason(error: &watcher::Error) -> String {
             _ => status.message.clone(),
         },
         watcher::Error::WatchError(status) => status.message.clone(),
-        other => chain(other),
+        other => client::chain(other),
     }
-}
-
-/// An error with its causes: the outer one alone says little more than "it failed".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut chain = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Some causes are printed by the error that they caused.
-        if !chain.contains(&text) {
-            chain.push_str(": ");
-            chain.push_str(&text);
-        }
-        cause = error.source();
-    }
-    chain
 }

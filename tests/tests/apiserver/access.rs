@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::server::{JSON, SERVICES, Server, send, service};
 
@@ -23,6 +23,28 @@ async fn a_stranger_is_unauthorized_and_a_reader_may_not_write() {
         "services is forbidden: User \"federation-node\" cannot create resource \"services\" in API group \"\" in \
          the namespace \"default\""
     );
+}
+
+#[tokio::test]
+async fn a_reader_may_tell_events_and_nothing_else() {
+    let server = Server::start();
+    let reader = server.reader().await;
+    let events = "/api/v1/namespaces/default/events";
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "name": "web.1", "namespace": "default" },
+        "involvedObject": { "kind": "FederatedService", "name": "web", "namespace": "default" },
+        "reason": "EndpointFailed",
+        "message": "no answer",
+        "type": "Warning",
+    });
+    assert_eq!(send(&reader, Method::POST, events, JSON, &event).await.code, 201);
+    let again = json!({ "count": 2 });
+    let one = format!("{events}/web.1");
+    let merge = "application/merge-patch+json";
+    assert_eq!(send(&reader, Method::PATCH, &one, merge, &again).await.code, 200);
+    assert_eq!(send(&reader, Method::DELETE, &one, JSON, &Value::Null).await.code, 403);
 }
 
 #[tokio::test]

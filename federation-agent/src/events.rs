@@ -17,23 +17,41 @@ use serde_json::json;
 use siphasher::sip::SipHasher24;
 use tracing::warn;
 
-use super::work::chain;
-use crate::api::marks::FIELD_MANAGER;
+use crate::{api::marks::FIELD_MANAGER, client::chain};
 
 pub struct Events {
     client: Client,
+    /// The node that speaks, if it is one.
+    host: Option<String>,
+}
+
+/// Whether something is wrong, or right again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Normal,
+    Warning,
 }
 
 impl Events {
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, host: None }
+    }
+
+    /// Those of a node's agent.
+    pub fn of_node(client: Client, node: &str) -> Self {
+        Self { client, host: Some(node.to_owned()) }
     }
 
     /// Warns of something about an object. The same warning again is counted on the first one's Event.
     ///
     /// An Event that cannot be written is told in the log: it is an echo of a condition, which is retried by itself.
     pub async fn warn(&self, about: ObjectReference, reason: &str, message: &str) {
-        let event = warning(about, reason, message, Timestamp::now());
+        self.tell(Kind::Warning, about, reason, message).await;
+    }
+
+    /// As [`Self::warn`], of good news too.
+    pub async fn tell(&self, kind: Kind, about: ObjectReference, reason: &str, message: &str) {
+        let event = event(kind, about, reason, message, self.host.as_deref(), Timestamp::now());
         if let Err(error) = self.publish(&event).await {
             warn!(reason, message, "an Event cannot be written: {}", chain(&error));
         }
@@ -54,9 +72,16 @@ impl Events {
 }
 
 /// Its name says what it is about and what it says, so that the same one is found again.
-fn warning(about: ObjectReference, reason: &str, message: &str, now: Timestamp) -> Event {
+fn event(
+    kind: Kind,
+    about: ObjectReference,
+    reason: &str,
+    message: &str,
+    host: Option<&str>,
+    now: Timestamp,
+) -> Event {
     let mut hasher = SipHasher24::new();
-    (&about.kind, &about.uid, reason, message).hash(&mut hasher);
+    (&about.kind, &about.uid, reason, message, host).hash(&mut hasher);
     let now = Some(Time(now));
     Event {
         metadata: ObjectMeta {
@@ -66,13 +91,16 @@ fn warning(about: ObjectReference, reason: &str, message: &str, now: Timestamp) 
             ..ObjectMeta::default()
         },
         involved_object: about,
-        type_: Some("Warning".to_owned()),
+        type_: Some(format!("{kind:?}")),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
         count: Some(1),
         first_timestamp: now.clone(),
         last_timestamp: now,
-        source: Some(EventSource { component: Some(FIELD_MANAGER.to_owned()), host: None }),
+        source: Some(EventSource {
+            component: Some(FIELD_MANAGER.to_owned()),
+            host: host.map(str::to_owned),
+        }),
         ..Event::default()
     }
 }
@@ -89,13 +117,14 @@ mod tests {
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        let event =
-            |namespace, uid, message| warning(about(namespace, uid), "Conflict", message, Timestamp::now());
-        let first = event(Some("n"), "1", "taken");
-        assert_eq!(first.metadata.name, event(Some("n"), "1", "taken").metadata.name);
-        assert_ne!(first.metadata.name, event(Some("n"), "2", "taken").metadata.name);
-        assert_ne!(first.metadata.name, event(Some("n"), "1", "free").metadata.name);
+        let warning = |namespace, uid, message| {
+            event(Kind::Warning, about(namespace, uid), "Conflict", message, None, Timestamp::now())
+        };
+        let first = warning(Some("n"), "1", "taken");
+        assert_eq!(first.metadata.name, warning(Some("n"), "1", "taken").metadata.name);
+        assert_ne!(first.metadata.name, warning(Some("n"), "2", "taken").metadata.name);
+        assert_ne!(first.metadata.name, warning(Some("n"), "1", "free").metadata.name);
         assert_eq!(first.metadata.namespace.as_deref(), Some("n"));
-        assert_eq!(event(None, "1", "taken").metadata.namespace.as_deref(), Some("default"));
+        assert_eq!(warning(None, "1", "taken").metadata.namespace.as_deref(), Some("default"));
     }
 }
