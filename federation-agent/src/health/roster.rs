@@ -1,237 +1,320 @@
-//! Whom to ask next: every shard in turn, a rotating sample of its endpoints each time.
+//! Whom to ask next, and when: shards that this node's traffic uses often, all others now and then, within one budget.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
+    hash::{Hash as _, Hasher as _},
     net::SocketAddr,
 };
 
-use super::probe::Report;
-use crate::model::{ClusterName, Federation, Protocol, Readiness, Service, ServiceKey, Shard};
+use imbl::ordmap::DiffItem;
+use siphasher::sip::SipHasher24;
+use tokio::time::{Duration, Instant};
 
-/// A service in a cluster.
-pub(super) type ShardKey = (ServiceKey, ClusterName);
+use super::{
+    ShardKey,
+    passive::Backend,
+    probe::Inquiry,
+    targets::{Targets, backends},
+};
+use crate::{
+    model::{ClusterName, Federation, HealthCheck, Service, ServiceKey},
+    plan::Place,
+};
 
 /// Endpoints of a shard that one inquiry asks; as many again of those that have failed, to see them come back.
 const SAMPLE: usize = 3;
 
-/// What to ask of one shard now.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Inquiry {
-    pub shard: ShardKey,
-    /// The sample that speaks for the shard.
-    pub sample: Vec<SocketAddr>,
-    /// Failed ones outside the sample.
-    pub again: Vec<SocketAddr>,
-}
+/// From one inquiry to the next where nothing of this node's goes.
+const IDLE: Duration = Duration::from_secs(10);
 
-#[derive(Default)]
+/// A shard counts as used for so long after it was.
+const USED: Duration = Duration::from_secs(5);
+
+/// Addresses that one node asks in a second.
+const BUDGET: f64 = 2000.0;
+/// How many of them at once.
+const BURST: f64 = 250.0;
+
 pub(super) struct Roster {
-    shards: BTreeMap<ShardKey, Entry>,
-    turn: VecDeque<ShardKey>,
+    place: Place,
+    shards: BTreeMap<ShardKey, Shard>,
+    /// Who is to be asked when: those who are used or have failed go first.
+    urgent: BTreeSet<(Instant, ShardKey)>,
+    idle: BTreeSet<(Instant, ShardKey)>,
+    whose: BTreeMap<Backend, BTreeSet<ShardKey>>,
+    /// Addresses that may be asked now, as of `counted`.
+    allowance: f64,
+    counted: Instant,
 }
 
-struct Entry {
-    /// TCP addresses of the endpoints that their cluster would send traffic to.
-    addresses: Vec<SocketAddr>,
+pub(super) struct Shard {
+    pub targets: Targets,
+    pub check: HealthCheck,
+    /// Everybody that clients may be sent to.
+    backends: Vec<Backend>,
     /// How many inquiries there were: where the next sample begins.
     round: usize,
-    /// An inquiry is under way.
-    asked: bool,
+    state: State,
+    used_until: Option<Instant>,
+    /// Some of its endpoints have failed.
+    failing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Queued, as urgent or not.
+    Waiting { due: Instant, urgent: bool },
+    /// An inquiry is under way; the next is due then.
+    Asked { next: Instant },
+    /// There is nobody to be asked.
+    Nobody,
 }
 
 impl Roster {
-    pub(super) fn update(&mut self, federation: &Federation) {
-        let mut before = std::mem::take(&mut self.shards);
-        for (key, service) in &federation.services {
-            for (cluster, shard) in &service.shards {
-                let addresses = addresses(service, shard);
-                if addresses.is_empty() {
-                    continue;
-                }
-                let shard = (key.clone(), cluster.clone());
-                let entry = if let Some(entry) = before.remove(&shard) {
-                    Entry { addresses, ..entry }
-                } else {
-                    self.turn.push_back(shard.clone());
-                    Entry { addresses, round: 0, asked: false }
-                };
-                self.shards.insert(shard, entry);
-            }
+    pub(super) fn new(place: Place, now: Instant) -> Self {
+        Self {
+            place,
+            shards: BTreeMap::new(),
+            urgent: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            whose: BTreeMap::new(),
+            allowance: BURST,
+            counted: now,
         }
-        self.turn.retain(|shard| self.shards.contains_key(shard));
     }
 
-    /// The next inquiries, of at most `budget` addresses, longest waiting first.
-    pub(super) fn due(&mut self, budget: usize, failed: &BTreeSet<SocketAddr>) -> Vec<Inquiry> {
-        let mut inquiries = Vec::new();
-        let mut asked = 0;
-        for _ in 0..self.turn.len() {
-            if asked >= budget {
-                break;
+    /// Follows what has changed in the federation; the services that it touched.
+    pub(super) fn update(
+        &mut self,
+        before: &Federation,
+        after: &Federation,
+        now: Instant,
+    ) -> Vec<ServiceKey> {
+        let mut touched = Vec::new();
+        for item in before.services.diff(&after.services) {
+            let (key, old, new) = match item {
+                DiffItem::Add(key, new) => (key, None, Some(new)),
+                DiffItem::Update { old: (key, old), new: (_, new) } => (key, Some(old), Some(new)),
+                DiffItem::Remove(key, old) => (key, Some(old), None),
+            };
+            let clusters = old.into_iter().chain(new).flat_map(|service| service.shards.keys());
+            for cluster in clusters.collect::<BTreeSet<_>>() {
+                self.update_shard((key.clone(), cluster.clone()), new.map(|service| &**service), now);
             }
-            let Some(key) = self.turn.pop_front() else { break };
-            self.turn.push_back(key.clone());
-            let Some(entry) = self.shards.get_mut(&key).filter(|entry| !entry.asked) else { continue };
-            entry.asked = true;
-            let inquiry = entry.inquiry(key, failed);
-            asked += inquiry.sample.len() + inquiry.again.len();
-            inquiries.push(inquiry);
+            touched.push(key.clone());
+        }
+        touched
+    }
+
+    fn update_shard(&mut self, key: ShardKey, service: Option<&Service>, now: Instant) {
+        let before = self.shards.remove(&key);
+        for backend in before.iter().flat_map(|shard| &shard.backends) {
+            if let Some(shards) = self.whose.get_mut(backend) {
+                shards.remove(&key);
+                if shards.is_empty() {
+                    self.whose.remove(backend);
+                }
+            }
+        }
+        if let Some(Shard { state: State::Waiting { due, urgent }, .. }) = &before {
+            self.queue(*urgent).remove(&(*due, key.clone()));
+        }
+        let Some((service, shard)) = service.and_then(|it| Some((it, it.shards.get(&key.1)?))) else {
+            return;
+        };
+        let targets = Targets::of(service, shard, key.1 == self.place.locality.cluster, &self.place);
+        let serves: Vec<_> =
+            shard.endpoints.iter().flat_map(|endpoint| backends(service, endpoint)).collect();
+        for backend in &serves {
+            self.whose.entry(*backend).or_default().insert(key.clone());
+        }
+        let anybody = !targets.list.is_empty();
+        let mut entry = Shard {
+            targets,
+            check: service.health_check.clone(),
+            backends: serves,
+            round: before.as_ref().map_or(0, |shard| shard.round),
+            state: before.as_ref().map_or(State::Nobody, |shard| shard.state),
+            used_until: before.as_ref().and_then(|shard| shard.used_until),
+            failing: before.as_ref().is_some_and(|shard| shard.failing),
+        };
+        entry.state = match entry.state {
+            State::Waiting { .. } | State::Nobody if !anybody => State::Nobody,
+            // New ones spread over the time until they would be asked again.
+            State::Nobody => {
+                let due = now + scaled(IDLE, spread(&self.place, &key, 0));
+                self.idle.insert((due, key.clone()));
+                State::Waiting { due, urgent: false }
+            }
+            State::Waiting { due, urgent } => {
+                self.queue(urgent).insert((due, key.clone()));
+                entry.state
+            }
+            State::Asked { .. } => entry.state,
+        };
+        self.shards.insert(key, entry);
+    }
+
+    /// This node's traffic goes there.
+    pub(super) fn used(&mut self, backends: &[Backend], now: Instant) {
+        let keys: BTreeSet<ShardKey> =
+            backends.iter().filter_map(|backend| self.whose.get(backend)).flatten().cloned().collect();
+        for key in keys {
+            let Some(shard) = self.shards.get_mut(&key) else { continue };
+            let news = !shard.is_urgent(now);
+            shard.used_until = Some(now + USED);
+            if news {
+                self.hurry(&key, now);
+            }
+        }
+    }
+
+    /// The shard is asked at once, unless it is being asked.
+    pub(super) fn hurry(&mut self, key: &ShardKey, now: Instant) {
+        if let Some(Shard { state: State::Waiting { due, urgent }, .. }) = self.shards.get(key)
+            && *due > now
+        {
+            let old = (*due, key.clone());
+            self.queue(*urgent).remove(&old);
+            self.wait(key, now, true);
+        }
+    }
+
+    /// Traffic may come to the others of this service, and one of each other cluster is to say whether the network works.
+    pub(super) fn hurry_others(&mut self, (service, cluster): &ShardKey, now: Instant) {
+        let mut clusters = BTreeSet::from([cluster.clone()]);
+        let mut others = Vec::new();
+        for (name, _) in self.shards.keys().filter(|(name, _)| name == service).map(|key| (&key.1, ())) {
+            if clusters.insert(name.clone()) {
+                others.push((service.clone(), name.clone()));
+            }
+        }
+        for key in self.shards.iter().filter(|(_, shard)| !shard.targets.list.is_empty()).map(|(key, _)| key)
+        {
+            if clusters.insert(key.1.clone()) {
+                others.push(key.clone());
+            }
+        }
+        for key in &others {
+            self.hurry(key, now);
+        }
+    }
+
+    /// The inquiries that are due, as far as the budget reaches, the longest overdue first. `failed` tells who of a shard
+    /// has failed, `patience` how long an answer may take.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        failed: impl Fn(&ShardKey) -> BTreeSet<SocketAddr>,
+        patience: impl Fn(&ClusterName, &HealthCheck) -> Duration,
+    ) -> Vec<Inquiry> {
+        let passed = now.saturating_duration_since(self.counted).as_secs_f64();
+        self.allowance = (self.allowance + passed * BUDGET).min(BURST);
+        self.counted = now;
+        let mut inquiries = Vec::new();
+        while self.allowance > 0.0 {
+            let is_due =
+                |queue: &BTreeSet<(Instant, ShardKey)>| queue.first().is_some_and(|(due, _)| *due <= now);
+            let next = match (is_due(&self.urgent), is_due(&self.idle)) {
+                (true, _) => self.urgent.pop_first(),
+                (false, true) => self.idle.pop_first(),
+                (false, false) => None,
+            };
+            let Some((_, key)) = next else { break };
+            let Some(shard) = self.shards.get_mut(&key) else { continue };
+            let (sample, again) = shard.sample(&failed(&key));
+            self.allowance -= (sample.len() + again.len()) as f64;
+            let interval = if shard.is_urgent(now) { shard.check.interval } else { IDLE };
+            let interval = scaled(interval, 0.9 + 0.2 * spread(&self.place, &key, shard.round));
+            shard.state = State::Asked { next: now + interval };
+            let patience = patience(&key.1, &shard.check);
+            let check = shard.check.clone();
+            inquiries.push(Inquiry { shard: key, check, sample, again, patience });
         }
         inquiries
     }
 
-    /// Takes an ended inquiry back, so that its shard may be asked again. What is left of the report concerns those
-    /// who are still there; `None` when that is nobody.
-    pub(super) fn take_back(&mut self, mut report: Report) -> Option<Report> {
-        let entry = self.shards.get_mut(&report.shard)?;
-        entry.asked = false;
-        report.sample.retain(|answer| entry.addresses.contains(&answer.address));
-        report.again.retain(|answer| entry.addresses.contains(&answer.address));
-        (!report.sample.is_empty()).then_some(report)
+    /// When something is due next, as far as the budget reaches.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let first = |queue: &BTreeSet<(Instant, ShardKey)>| queue.first().map(|(due, _)| *due);
+        let due = [first(&self.urgent), first(&self.idle)].into_iter().flatten().min()?;
+        // An allowance that is used up comes back soon.
+        let allowed = if self.allowance > 0.0 { now } else { now + Duration::from_millis(10) };
+        Some(due.max(allowed))
     }
 
-    pub(super) fn has_shard(&self, shard: &ShardKey) -> bool {
-        self.shards.contains_key(shard)
+    /// An inquiry has ended: the shard may be asked again. `failing`: some of its endpoints have failed.
+    pub(super) fn take_back(&mut self, key: &ShardKey, failing: bool, now: Instant) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        shard.failing = failing;
+        let State::Asked { next } = shard.state else { return };
+        if shard.targets.list.is_empty() {
+            shard.state = State::Nobody;
+            return;
+        }
+        let urgent = shard.is_urgent(now);
+        // Who has become urgent meanwhile does not wait for an idle turn.
+        let next = if urgent { next.min(now + shard.check.interval) } else { next };
+        self.wait(key, next.max(now), urgent);
     }
 
-    pub(super) fn addresses(&self) -> BTreeSet<SocketAddr> {
-        self.shards.values().flat_map(|entry| &entry.addresses).copied().collect()
+    pub(super) fn get(&self, key: &ShardKey) -> Option<&Shard> {
+        self.shards.get(key)
+    }
+
+    /// The shards that send clients to this backend.
+    pub(super) fn whose(&self, backend: &Backend) -> impl Iterator<Item = &ShardKey> {
+        self.whose.get(backend).into_iter().flatten()
+    }
+
+    fn wait(&mut self, key: &ShardKey, due: Instant, urgent: bool) {
+        if let Some(shard) = self.shards.get_mut(key) {
+            shard.state = State::Waiting { due, urgent };
+            self.queue(urgent).insert((due, key.clone()));
+        }
+    }
+
+    fn queue(&mut self, urgent: bool) -> &mut BTreeSet<(Instant, ShardKey)> {
+        if urgent { &mut self.urgent } else { &mut self.idle }
     }
 }
 
-impl Entry {
-    fn inquiry(&mut self, shard: ShardKey, failed: &BTreeSet<SocketAddr>) -> Inquiry {
+impl Shard {
+    fn is_urgent(&self, now: Instant) -> bool {
+        self.failing || self.used_until.is_some_and(|until| now < until)
+    }
+
+    /// Who is asked this time: a sample that rotates, and some of the failed outside of it.
+    fn sample(&mut self, failed: &BTreeSet<SocketAddr>) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
         let rotated = |addresses: &[SocketAddr], round: usize| -> Vec<SocketAddr> {
             let start = round * SAMPLE;
             let count = addresses.len().min(SAMPLE);
             (start..start + count).map(|n| addresses[n % addresses.len()]).collect()
         };
-        let sample = rotated(&self.addresses, self.round);
-        let others: Vec<_> =
-            self.addresses.iter().filter(|a| failed.contains(a) && !sample.contains(a)).copied().collect();
-        let again = rotated(&others, self.round);
-        self.round = self.round.wrapping_add(1) % self.addresses.len().max(1);
-        Inquiry { shard, sample, again }
-    }
-}
-
-fn addresses(service: &Service, shard: &Shard) -> Vec<SocketAddr> {
-    let tcp = || service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-    let asked = shard.endpoints.iter().filter(|endpoint| endpoint.readiness != Readiness::NotReady);
-    asked.flat_map(|endpoint| tcp().filter_map(|port| endpoint.serves(port))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{net::IpAddr, sync::Arc};
-
-    use super::*;
-    use crate::{
-        health::probe::Answer,
-        model::{Endpoint, Port},
-    };
-
-    fn address(n: u8) -> SocketAddr {
-        SocketAddr::from(([10, 8, 0, n], 8080))
-    }
-
-    fn federation(services: u8, endpoints: u8, readiness: Readiness) -> Federation {
-        let endpoints: BTreeSet<_> = (1..=endpoints)
-            .map(|n| Endpoint {
-                address: IpAddr::from([10, 8, 0, n]),
-                ports: [((String::new(), Protocol::Tcp), 8080)].into(),
-                readiness,
-                node: None,
-                zone: None,
-            })
+        let all: Vec<_> = self.targets.list.iter().map(|target| target.address).collect();
+        let sample = rotated(&all, self.round);
+        let others: Vec<_> = all
+            .iter()
+            .filter(|address| failed.contains(address) && !sample.contains(address))
+            .copied()
             .collect();
-        let service = Arc::new(Service {
-            ports: vec![Port { name: String::new(), protocol: Protocol::Tcp, port: 80 }],
-            shards: [("here".into(), Shard { weight: 100, endpoints })].into(),
-            ..Service::default()
-        });
-        let services =
-            (0..services).map(|n| (ServiceKey::new("ns", format!("s{n}")), service.clone())).collect();
-        Federation { services, ..Federation::default() }
+        let again = rotated(&others, self.round);
+        self.round = self.round.wrapping_add(1) % all.len().max(1);
+        (sample, again)
     }
 
-    /// Everyone answered.
-    fn report(inquiry: &Inquiry) -> Report {
-        let answer = |address: &SocketAddr| Answer { address: *address, result: Ok(()) };
-        let [sample, again] =
-            [&inquiry.sample, &inquiry.again].map(|addresses| addresses.iter().map(answer).collect());
-        Report { shard: inquiry.shard.clone(), sample, again }
+    pub(super) fn backends(&self) -> &[Backend] {
+        &self.backends
     }
+}
 
-    #[test]
-    fn answers_of_the_departed_do_not_count() {
-        let mut roster = Roster::default();
-        roster.update(&federation(1, 3, Readiness::Ready));
-        let first = report(&roster.due(100, &BTreeSet::new())[0]);
-        roster.update(&federation(1, 1, Readiness::Ready));
-        let kept = roster.take_back(first).expect("one is left");
-        assert_eq!(kept.sample.iter().map(|answer| answer.address).collect::<Vec<_>>(), [address(1)]);
-        roster.update(&Federation::default());
-        assert!(roster.take_back(kept).is_none());
-    }
+/// A fraction that differs from node to node, shard to shard and round to round, so that they do not beat together.
+fn spread(place: &Place, key: &ShardKey, round: usize) -> f64 {
+    let mut hasher = SipHasher24::new();
+    (&place.node, place.locality.cluster.as_str(), key, round).hash(&mut hasher);
+    (hasher.finish() >> 32) as f64 / f64::from(u32::MAX)
+}
 
-    #[test]
-    fn samples_rotate_until_everyone_was_asked() {
-        let mut roster = Roster::default();
-        roster.update(&federation(1, 8, Readiness::Ready));
-        let mut asked = BTreeSet::new();
-        for _ in 0..3 {
-            let [inquiry] = &roster.due(100, &BTreeSet::new())[..] else { panic!("one shard is due") };
-            assert_eq!(inquiry.sample.len(), SAMPLE);
-            asked.extend(inquiry.sample.clone());
-            roster.take_back(report(inquiry));
-        }
-        assert_eq!(asked, (1..=8).map(address).collect());
-    }
-
-    #[test]
-    fn failed_endpoints_are_asked_again_beside_the_sample() {
-        let mut roster = Roster::default();
-        roster.update(&federation(1, 8, Readiness::Ready));
-        let inquiries = roster.due(100, &BTreeSet::from([address(2), address(7)]));
-        assert_eq!(inquiries[0].sample, [address(1), address(2), address(3)]);
-        assert_eq!(inquiries[0].again, [address(7)]);
-    }
-
-    #[test]
-    fn a_shard_is_not_asked_twice_at_once() {
-        let mut roster = Roster::default();
-        roster.update(&federation(1, 1, Readiness::Ready));
-        let first = roster.due(100, &BTreeSet::new());
-        assert_eq!(first.len(), 1);
-        assert!(roster.due(100, &BTreeSet::new()).is_empty());
-        assert!(roster.take_back(report(&first[0])).is_some());
-        assert_eq!(roster.due(100, &BTreeSet::new()).len(), 1);
-    }
-
-    #[test]
-    fn the_budget_makes_shards_wait_for_their_turn() {
-        let mut roster = Roster::default();
-        roster.update(&federation(5, 2, Readiness::Ready));
-        let mut asked = BTreeSet::new();
-        for _ in 0..3 {
-            let inquiries = roster.due(4, &BTreeSet::new());
-            assert!(inquiries.len() <= 2);
-            for inquiry in inquiries {
-                roster.take_back(report(&inquiry));
-                asked.insert(inquiry.shard);
-            }
-        }
-        assert_eq!(asked.len(), 5);
-    }
-
-    #[test]
-    fn unready_endpoints_and_departed_shards_are_left_alone() {
-        let mut roster = Roster::default();
-        roster.update(&federation(1, 2, Readiness::NotReady));
-        assert!(roster.due(100, &BTreeSet::new()).is_empty());
-        roster.update(&federation(1, 2, Readiness::Ready));
-        roster.update(&Federation::default());
-        assert!(roster.due(100, &BTreeSet::new()).is_empty());
-    }
+fn scaled(duration: Duration, by: f64) -> Duration {
+    duration.mul_f64(by)
 }

@@ -1,114 +1,228 @@
-//! What the answers mean: which addresses and which shards have failed.
+//! What the answers mean: who has failed, and whether that is to be believed.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use tokio::time::Instant;
 
 use super::{
-    probe::{Answer, Report},
-    roster::{Roster, ShardKey},
+    News, ShardKey, Turn,
+    passive::{Backend, Ejections},
+    probe::{Answer, Failure, Report},
+    roster::Shard,
+    witness::Witnesses,
 };
-use crate::plan::Health;
-
-/// A turn for better or worse, for people to read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    Lost { address: SocketAddr, shard: ShardKey, reason: String },
-    Back { address: SocketAddr, shard: ShardKey },
-    ShardLost(ShardKey),
-    ShardBack(ShardKey),
-}
+use crate::plan::{ShardHealth, Verdict};
 
 #[derive(Default)]
 pub(super) struct Verdicts {
-    health: Health,
+    shards: BTreeMap<ShardKey, Failings>,
+    /// Shards of which something is not believed yet.
+    doubted: BTreeSet<ShardKey>,
+    pub witnesses: Witnesses,
+}
+
+/// What is wrong with a shard.
+#[derive(Default)]
+struct Failings {
+    /// Nobody of a whole sample answered.
+    all: Option<Failing>,
+    /// By the address that is asked.
+    endpoints: BTreeMap<SocketAddr, Failing>,
+}
+
+struct Failing {
+    failure: Failure,
+    /// When the first question was put that failed.
+    since: Instant,
+    /// Answers in a row since then.
+    good: u32,
+    /// Whether it is dead, rather than this node cut off.
+    believed: bool,
 }
 
 impl Verdicts {
-    pub(super) fn health(&self) -> &Health {
-        &self.health
-    }
-
-    pub(super) fn failed(&self) -> &BTreeSet<SocketAddr> {
-        &self.health.failed
-    }
-
-    /// Takes an inquiry's answers; a shard is lost when its whole sample is, and back with the first answer.
-    pub(super) fn record(&mut self, report: &Report) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for Answer { address, result } in report.sample.iter().chain(&report.again) {
-            let (address, shard) = (*address, report.shard.clone());
-            match result {
-                Ok(()) if self.health.failed.remove(&address) => {
-                    changes.push(Change::Back { address, shard });
-                }
-                Err(reason) if self.health.failed.insert(address) => {
-                    changes.push(Change::Lost { address, shard, reason: reason.clone() });
-                }
-                Ok(()) | Err(_) => {}
+    /// Takes an inquiry's answers. What is said of those who are gone does not count.
+    pub(super) fn record(&mut self, report: &Report, shard: &Shard, now: Instant) -> Vec<News> {
+        let known = |answers: &[Answer]| -> Vec<Answer> {
+            answers.iter().filter(|answer| shard.targets.get(answer.address).is_some()).cloned().collect()
+        };
+        let (sample, again) = (known(&report.sample), known(&report.again));
+        for answer in sample.iter().chain(&again) {
+            let spoke = answer.result.as_ref().err().is_none_or(|failure| !failure.silent);
+            let remote = shard.targets.get(answer.address).is_some_and(|target| target.remote);
+            if spoke && remote {
+                self.witnesses.answered(&report.shard.1, now);
             }
         }
-        let mut answers = report.sample.iter().chain(&report.again);
-        if answers.any(|answer| answer.result.is_ok()) {
-            if self.health.failed_shards.remove(&report.shard) {
-                changes.push(Change::ShardBack(report.shard.clone()));
+        let mut failings = self.shards.remove(&report.shard).unwrap_or_default();
+        let mut news = Vec::new();
+        for Answer { address, result, .. } in sample.iter().chain(&again) {
+            let tell = |turn| News { shard: report.shard.clone(), endpoint: Some(*address), turn };
+            match (result, failings.endpoints.get_mut(address)) {
+                (Ok(()), None) => {}
+                (Ok(()), Some(failing)) => {
+                    failing.good += 1;
+                    if failing.good >= shard.check.healthy_threshold {
+                        failings.endpoints.remove(address);
+                        news.push(tell(Turn::Back));
+                    }
+                }
+                (Err(failure), Some(failing)) => {
+                    failing.good = 0;
+                    // Who says no is no victim of the network.
+                    failing.believed |= !failure.silent;
+                    failing.failure = failure.clone();
+                }
+                (Err(failure), None) => {
+                    let remote = shard.targets.get(*address).is_some_and(|target| target.remote);
+                    let failing = self.failing(report, failure.clone(), remote);
+                    news.push(tell(failing.turn()));
+                    failings.endpoints.insert(*address, failing);
+                }
             }
-        } else if self.health.failed_shards.insert(report.shard.clone()) {
-            changes.push(Change::ShardLost(report.shard.clone()));
         }
-        changes
+        if let Some(change) = self.judge_shard(&mut failings, report, &sample, shard) {
+            // What is said of all need not be said of each.
+            news.clear();
+            news.push(News { shard: report.shard.clone(), endpoint: None, turn: change });
+        }
+        self.keep(report.shard.clone(), failings);
+        news
     }
 
-    /// Drops what is said of addresses and shards that are gone; whether that changed anything.
-    pub(super) fn forget_all_but(&mut self, roster: &Roster) -> bool {
-        let before = (self.health.failed.len(), self.health.failed_shards.len());
-        let addresses = roster.addresses();
-        self.health.failed.retain(|address| addresses.contains(address));
-        self.health.failed_shards.retain(|shard| roster.has_shard(shard));
-        before != (self.health.failed.len(), self.health.failed_shards.len())
+    /// A shard is lost when its whole sample is, and back when anybody of it is.
+    fn judge_shard(
+        &self,
+        failings: &mut Failings,
+        report: &Report,
+        sample: &[Answer],
+        shard: &Shard,
+    ) -> Option<Turn> {
+        let failed = |answer: &Answer| answer.result.is_err();
+        if sample.iter().any(|answer| !failings.endpoints.contains_key(&answer.address)) {
+            return failings.all.take().map(|_| Turn::Back);
+        }
+        if failings.all.is_some() || sample.is_empty() || !sample.iter().all(failed) {
+            return None;
+        }
+        let failure = sample.iter().filter_map(|answer| answer.result.as_ref().err());
+        // One that says no shows that the network works.
+        let failure = failure.min_by_key(|failure| failure.silent)?.clone();
+        let remote =
+            sample.iter().all(|answer| shard.targets.get(answer.address).is_some_and(|target| target.remote));
+        let failing = self.failing(report, failure, remote);
+        let turn = failing.turn();
+        failings.all = Some(failing);
+        Some(turn)
+    }
+
+    fn failing(&self, report: &Report, failure: Failure, remote: bool) -> Failing {
+        let believed = !failure.silent || !remote || self.witnesses.confirm(&report.shard.1, report.asked);
+        Failing { failure, since: report.asked, good: 0, believed }
+    }
+
+    /// Somebody has answered: what was doubted may be believed now. The shards of which that is so.
+    pub(super) fn reconsider(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        for key in std::mem::take(&mut self.doubted) {
+            let Some(mut failings) = self.shards.remove(&key) else { continue };
+            let endpoints = failings.endpoints.iter_mut().map(|(address, failing)| (Some(*address), failing));
+            let mut all_told = false;
+            for (endpoint, failing) in failings.all.iter_mut().map(|failing| (None, failing)).chain(endpoints)
+            {
+                if !failing.believed && self.witnesses.confirm(&key.1, failing.since) {
+                    failing.believed = true;
+                    if !all_told {
+                        news.push(News { shard: key.clone(), endpoint, turn: failing.turn() });
+                    }
+                    all_told |= endpoint.is_none();
+                }
+            }
+            self.keep(key, failings);
+        }
+        news
+    }
+
+    /// Holds these backends, dead by the maps of an agent before this one, to be so until they answer.
+    pub(super) fn inherit(&mut self, key: &ShardKey, shard: &Shard, dead: &BTreeSet<Backend>, now: Instant) {
+        let is_dead = |covers: &[Backend]| covers.iter().any(|backend| dead.contains(backend));
+        let mut failings = self.shards.remove(key).unwrap_or_default();
+        for target in shard.targets.list.iter().filter(|target| is_dead(&target.covers)) {
+            let failure = Failure { silent: true, evidence: "it was dead before this agent began".into() };
+            let failing = Failing { failure, since: now, good: 0, believed: true };
+            failings.endpoints.entry(target.address).or_insert(failing);
+        }
+        self.keep(key.clone(), failings);
+    }
+
+    /// Drops what is said of those who are gone.
+    pub(super) fn forget(&mut self, key: &ShardKey, shard: Option<&Shard>) {
+        let Some(mut failings) = self.shards.remove(key) else { return };
+        let Some(shard) = shard.filter(|shard| !shard.targets.list.is_empty()) else {
+            self.doubted.remove(key);
+            return;
+        };
+        failings.endpoints.retain(|address, _| shard.targets.get(*address).is_some());
+        failings.all = failings.all.filter(|_| !failings.endpoints.is_empty());
+        self.keep(key.clone(), failings);
+    }
+
+    fn keep(&mut self, key: ShardKey, failings: Failings) {
+        let mut all = failings.all.iter().chain(failings.endpoints.values());
+        if all.any(|failing| !failing.believed) {
+            self.doubted.insert(key.clone());
+        } else {
+            self.doubted.remove(&key);
+        }
+        if failings.all.is_some() || !failings.endpoints.is_empty() {
+            self.shards.insert(key, failings);
+        }
+    }
+
+    /// The addresses of a shard that have failed.
+    pub(super) fn failed(&self, key: &ShardKey) -> BTreeSet<SocketAddr> {
+        self.shards.get(key).map(|it| it.endpoints.keys().copied().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn is_failing(&self, key: &ShardKey) -> bool {
+        self.shards.contains_key(key)
+    }
+
+    /// What the plan is to know of a shard.
+    pub(super) fn health(&self, key: &ShardKey, shard: &Shard, ejections: &Ejections) -> ShardHealth {
+        let mut health = ShardHealth::default();
+        for backend in shard.backends() {
+            if let Some(ejected) = ejections.of(backend) {
+                let verdict = Verdict::Ejected { rank: ejected.rank, evidence: ejected.evidence.clone() };
+                health.endpoints.insert(*backend, verdict);
+            }
+        }
+        let Some(failings) = self.shards.get(key) else { return health };
+        health.all = failings.all.as_ref().map(Failing::verdict);
+        for target in &shard.targets.list {
+            let Some(failing) = failings.endpoints.get(&target.address) else { continue };
+            health.endpoints.extend(target.covers.iter().map(|backend| (*backend, failing.verdict())));
+            let others = shard.targets.list.iter().filter(|other| other.endpoint == target.endpoint);
+            if others.into_iter().all(|other| failings.endpoints.contains_key(&other.address)) {
+                let silent = &shard.targets.silent[target.endpoint];
+                health.endpoints.extend(silent.iter().map(|backend| (*backend, failing.verdict())));
+            }
+        }
+        health
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Federation, ServiceKey};
-
-    fn shard() -> ShardKey {
-        (ServiceKey::new("ns", "s"), "here".into())
+impl Failing {
+    fn turn(&self) -> Turn {
+        let evidence = self.failure.evidence.clone();
+        if self.believed { Turn::Failed { evidence } } else { Turn::Doubted { evidence } }
     }
 
-    fn report(answers: [bool; 2]) -> Report {
-        let answer = |(n, ok)| Answer {
-            address: SocketAddr::from(([10, 8, 0, n], 80)),
-            result: if ok { Ok(()) } else { Err("no answer".to_owned()) },
-        };
-        Report { shard: shard(), sample: (1..).zip(answers).map(answer).collect(), again: vec![] }
-    }
-
-    #[test]
-    fn one_silent_endpoint_fails_alone_and_the_whole_sample_fails_the_shard() {
-        let mut verdicts = Verdicts::default();
-        for (answers, failed, shard_failed, changes) in [
-            ([true, true], 0, false, 0),
-            ([true, false], 1, false, 1),
-            ([true, false], 1, false, 0),
-            ([false, false], 2, true, 2),
-            ([false, true], 1, false, 2),
-            ([true, true], 0, false, 1),
-        ] {
-            assert_eq!(verdicts.record(&report(answers)).len(), changes, "{answers:?}");
-            assert_eq!(verdicts.failed().len(), failed, "{answers:?}");
-            assert_eq!(verdicts.health().failed_shards.contains(&shard()), shard_failed, "{answers:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_gone_is_forgotten() {
-        let mut verdicts = Verdicts::default();
-        verdicts.record(&report([false, false]));
-        let mut roster = Roster::default();
-        roster.update(&Federation::default());
-        assert!(verdicts.forget_all_but(&roster));
-        assert_eq!(*verdicts.health(), Health::default());
-        assert!(!verdicts.forget_all_but(&roster));
+    fn verdict(&self) -> Verdict {
+        let evidence = self.failure.evidence.clone();
+        if self.believed { Verdict::Failed { evidence } } else { Verdict::Doubted { evidence } }
     }
 }

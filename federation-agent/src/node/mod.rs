@@ -6,6 +6,7 @@
 pub mod desk;
 mod interfaces;
 mod lock;
+mod news;
 mod ready;
 
 use std::{future, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
@@ -21,7 +22,7 @@ use crate::{
     client,
     dataplane::{self, DataPlane, Events, ProgramLog, Reached, Sweep, TcAttach},
     dns::Dns,
-    health,
+    health::{self, Beginning},
     model::{ClusterName, Federation, Locality, Zone},
     plan::{Health, Place, Planner},
     settings::FederationSettings,
@@ -96,7 +97,8 @@ pub async fn run(args: Args) -> Result<()> {
     dataplane::check_kernel(&args.bpf_dir)?;
     let dns = Dns::bind(&args.dns_listen, &args.federation).await?;
 
-    let federation = api::watch(client::from_kubeconfig(&args.kubeconfig).await?);
+    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let federation = api::watch(client.clone());
     let first = tokio::select! {
         first = first_state(federation.clone()) => first?,
         () = &mut shutdown => return Ok(()),
@@ -115,8 +117,11 @@ pub async fn run(args: Args) -> Result<()> {
     node.data_plane.attach_uplink(uplink)?;
 
     let (health_sender, health) = watch::channel(Arc::new(Health::default()));
-    let (desk, questions) = Desk::open(&args.state_dir, federation.clone(), health.clone(), place)?;
-    let probing = health::watch_health(federation.clone(), health_sender);
+    let (desk, questions) = Desk::open(&args.state_dir, federation.clone(), health.clone(), place.clone())?;
+    let (_observer, observations) = mpsc::channel(64);
+    let (reporter, news) = mpsc::channel(news::WAITING);
+    let beginning = Beginning { place: place.clone(), dead: node.data_plane.dead() };
+    let probing = health::watch_health(beginning, federation.clone(), observations, health_sender, reporter);
     let pods = interfaces::watch(uplink, args.pod_interfaces.as_deref())?;
     tokio::select! {
         result = node.keep_true(federation, health, pods, questions, &dns, &ready) => result,
@@ -124,6 +129,7 @@ pub async fn run(args: Args) -> Result<()> {
         result = dns.serve() => result,
         result = log_events(events) => result,
         result = pass_on(program_log) => result,
+        () = news::publish(news, client, &args.node_name) => bail!("the news of health have ended"),
         () = probing => bail!("the probes have ended"),
         () = &mut shutdown => {
             info!("told to end: programs and maps stay and go on forwarding");

@@ -60,11 +60,11 @@ impl ShardHealth {
     /// What is said of an endpoint, the gravest first.
     pub fn verdict(&self, address: SocketAddr, protocol: Protocol) -> Option<&Verdict> {
         let own = self.endpoints.get(&(address, protocol));
-        match (&self.all, own) {
-            (Some(all @ Verdict::Failed { .. }), _) => Some(all),
-            (_, Some(own)) => Some(own),
-            (all, None) => all.as_ref(),
-        }
+        self.all.iter().chain(own).min_by_key(|verdict| match verdict {
+            Verdict::Failed { .. } => 0,
+            Verdict::Doubted { .. } => 1,
+            Verdict::Ejected { .. } => 2,
+        })
     }
 }
 

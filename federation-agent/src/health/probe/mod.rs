@@ -1,0 +1,233 @@
+//! One inquiry: the same question to a few endpoints of a shard, and what came of it.
+
+mod grpc;
+mod http;
+mod tcp;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Duration, Instant, sleep_until, timeout_at},
+};
+
+use super::ShardKey;
+use crate::model::{HealthCheck, Question};
+
+/// What to ask of one shard now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Inquiry {
+    pub shard: ShardKey,
+    pub check: HealthCheck,
+    /// The sample that speaks for the shard.
+    pub sample: Vec<SocketAddr>,
+    /// Failed ones outside the sample.
+    pub again: Vec<SocketAddr>,
+    /// How long an answer may take, the way there and back included.
+    pub patience: Duration,
+}
+
+/// What becomes of an inquiry.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Half of the patience is over, or somebody has said no.
+    Uneasy(ShardKey),
+    Done(Report),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub shard: ShardKey,
+    /// When the first question was put.
+    pub asked: Instant,
+    pub sample: Vec<Answer>,
+    pub again: Vec<Answer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub address: SocketAddr,
+    pub result: Result<(), Failure>,
+    /// How long a connection took to open, if one did.
+    pub round_trip: Option<Duration>,
+}
+
+/// Why an endpoint does not count as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Nothing came back at all: the network may be what failed.
+    pub silent: bool,
+    pub evidence: Arc<str>,
+}
+
+/// Asks everybody and tells how it goes.
+pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Progress>) {
+    let asked = Instant::now();
+    let Inquiry { shard, check, sample, again, patience } = inquiry;
+    let in_sample = sample.len();
+    let questions = sample.iter().chain(&again).enumerate();
+    let mut answers: FuturesUnordered<_> = questions
+        .map(|(number, address)| {
+            let check = &check;
+            async move { (number, ask(*address, check, asked, patience).await) }
+        })
+        .collect();
+    let half = sleep_until(asked + patience / 2);
+    tokio::pin!(half);
+    let mut uneasy = false;
+    let mut heard = Vec::new();
+    loop {
+        tokio::select! {
+            answer = answers.next() => match answer {
+                None => break,
+                Some((number, answer)) => {
+                    uneasy |= number < in_sample && answer.result.is_err();
+                    heard.push((number, answer));
+                }
+            },
+            () = &mut half, if !uneasy => {
+                uneasy = heard.iter().filter(|(number, _)| *number < in_sample).count() < in_sample;
+                // Nobody listens any more when the agent ends; here and below.
+                if uneasy {
+                    let _ = progress.send(Progress::Uneasy(shard.clone()));
+                } else {
+                    // Only who has failed before keeps us waiting.
+                    uneasy = true;
+                }
+            }
+        }
+    }
+    heard.sort_by_key(|(number, _)| *number);
+    let mut sample: Vec<_> = heard.into_iter().map(|(_, answer)| answer).collect();
+    let again = sample.split_off(in_sample);
+    let _ = progress.send(Progress::Done(Report { shard, asked, sample, again }));
+}
+
+/// Puts the question as often as it takes to believe a no: the next time when the time before has failed, or has been
+/// without an answer for its part of the timeout. The first yes counts.
+async fn ask(address: SocketAddr, check: &HealthCheck, asked: Instant, patience: Duration) -> Answer {
+    let attempts = check.unhealthy_threshold.max(1);
+    let deadline = asked + patience;
+    let round_trip = OnceLock::new();
+    let attempt = |number: u32| {
+        let round_trip = &round_trip;
+        async move {
+            sleep_until(asked + check.timeout * number / attempts).await;
+            timeout_at(deadline, put(address, &check.question, round_trip)).await
+        }
+    };
+    let mut failure = None;
+    let mut attempts: FuturesUnordered<_> = (0..attempts).map(attempt).collect();
+    while let Some(outcome) = attempts.next().await {
+        match outcome {
+            Ok(Ok(())) => return Answer { address, result: Ok(()), round_trip: round_trip.get().copied() },
+            Ok(Err(reason)) => failure = Some(Failure { silent: false, evidence: reason.into() }),
+            Err(_) => {}
+        }
+    }
+    let silence = || Failure {
+        silent: true,
+        evidence: format!("no answer to {} within {} ms", check.question, patience.as_millis()).into(),
+    };
+    Answer { address, result: Err(failure.unwrap_or_else(silence)), round_trip: round_trip.get().copied() }
+}
+
+/// One attempt. The round trip is known before the answer is.
+///
+/// # Errors
+/// What the endpoint said no with.
+async fn put(
+    address: SocketAddr,
+    question: &Question,
+    round_trip: &OnceLock<Duration>,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    let stream = tcp::connect(address).await.map_err(|error| format!("{question}: {error}"))?;
+    // The first attempt that got so far counts.
+    let _ = round_trip.set(begun.elapsed());
+    speak(stream, address, question).await.map_err(|reason| format!("{question}: {reason}"))
+}
+
+async fn speak(stream: TcpStream, address: SocketAddr, question: &Question) -> Result<(), String> {
+    match question {
+        Question::Tcp | Question::Nothing => Ok(()),
+        Question::Http { path, codes } => http::get(stream, address, path, codes).await,
+        Question::Grpc { service } => grpc::check(stream, address, service).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+    use crate::model::ServiceKey;
+
+    /// What an inquiry with this check finds at each address.
+    async fn inquired(addresses: &[SocketAddr], check: HealthCheck) -> Vec<Answer> {
+        let (progress, mut heard) = mpsc::unbounded_channel();
+        let shard = (ServiceKey::new("ns", "s"), "here".into());
+        let patience = check.timeout;
+        inquire(Inquiry { shard, check, sample: addresses.to_vec(), again: vec![], patience }, progress)
+            .await;
+        loop {
+            if let Progress::Done(report) = heard.recv().await.expect("it ends") {
+                return report.sample;
+            }
+        }
+    }
+
+    fn patient(question: Question) -> HealthCheck {
+        HealthCheck { question, timeout: Duration::from_secs(5), ..HealthCheck::default() }
+    }
+
+    #[tokio::test]
+    async fn a_listener_answers_a_closed_port_refuses_and_a_full_one_is_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = gone.local_addr().unwrap();
+        drop(gone);
+        let answers = inquired(&[open, closed], patient(Question::Tcp)).await;
+        assert_eq!(answers[0].result, Ok(()));
+        assert!(answers[0].round_trip.is_some());
+        let refusal = answers[1].result.as_ref().unwrap_err();
+        assert!(!refusal.silent && refusal.evidence.contains("refused"), "{refusal:?}");
+    }
+
+    #[tokio::test]
+    async fn who_accepts_and_never_answers_is_silent_to_a_question_over_http() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let question = Question::Http { path: "/".to_owned(), codes: vec![200..=399] };
+        let check = HealthCheck { question, timeout: Duration::from_millis(50), ..HealthCheck::default() };
+        let answers = inquired(&[address], check).await;
+        let silence = answers[0].result.as_ref().unwrap_err();
+        assert!(silence.silent && silence.evidence.contains("no answer to HTTP GET /"), "{silence:?}");
+        assert!(answers[0].round_trip.is_some(), "the handshake was measured all the same");
+    }
+
+    #[tokio::test]
+    async fn http_codes_decide() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                // Kept open until the client is done: a reset would overtake the answer.
+                tokio::spawn(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
+            }
+        });
+        for (codes, well) in [(vec![200..=399], false), (vec![200..=299, 503..=503], true)] {
+            let question = Question::Http { path: "/healthz".to_owned(), codes };
+            let answers = inquired(&[address], patient(question)).await;
+            assert_eq!(answers[0].result.is_ok(), well, "{answers:?}");
+        }
+    }
+}
