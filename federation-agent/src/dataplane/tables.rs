@@ -318,7 +318,15 @@ impl Tables {
                 continue;
             }
             let offset = if size == 0 { 0 } else { self.slices.take(size)? };
-            let value = Frontend { id, offset, size, affinity, reserved: [0; 3] };
+            let value = Frontend {
+                id,
+                offset,
+                size,
+                fallback_offset: 0,
+                fallback_size: 0,
+                affinity,
+                reserved: [0; 3],
+            };
             if size > 0 {
                 writes.push(Write::Slots { offset, ids });
             }
@@ -365,7 +373,15 @@ impl Tables {
                 Some(value) => value.id,
                 None => self.new_frontend_id()?,
             };
-            let value = Frontend { id, offset: 0, size, affinity: Affinity::None, reserved: [0; 3] };
+            let value = Frontend {
+                id,
+                offset: 0,
+                size,
+                fallback_offset: 0,
+                fallback_size: 0,
+                affinity: Affinity::None,
+                reserved: [0; 3],
+            };
             self.vips.insert(*vip, value);
             writes.push(Write::Frontend { key: icmp_key(*vip), value });
         }

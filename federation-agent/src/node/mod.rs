@@ -14,7 +14,7 @@ use clap::Args as ClapArgs;
 use federation_ebpf::maps::EventKind;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::{
     client,
@@ -130,8 +130,9 @@ async fn log_events(mut events: Events) -> Result<()> {
     loop {
         for event in events.next().await? {
             match event.kind {
+                EventKind::RoundTrip => trace!("{event}"),
                 EventKind::Opened | EventKind::BackendRefused => debug!("{event}"),
-                EventKind::Refused | EventKind::Reset => info!("{event}"),
+                EventKind::Refused | EventKind::Reset | EventKind::Unanswered => info!("{event}"),
             }
         }
     }
