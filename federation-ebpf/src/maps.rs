@@ -23,6 +23,8 @@ pub const FRAGMENTS: usize = 8_192;
 pub const EVENTS: usize = 1 << 18;
 /// Room for outcomes.
 pub const OUTCOMES: usize = 64;
+/// Clusters whose answers are remembered, by their numbers.
+pub const CLUSTERS: usize = 1024;
 
 /// As wide as a word, which leaves no gap to fill in the keys below.
 #[repr(u32)]
@@ -149,13 +151,26 @@ impl<A: Address> FlowKey<A> {
     #[inline(always)]
     #[must_use]
     pub fn translated(&self, flow: &Flow<A>) -> Self {
-        let (source, source_port, destination, destination_port) = match flow.direction {
-            Direction::Forward => (self.source, flow.client_port, flow.address, flow.port),
-            Direction::Reply => (flow.address, flow.port, self.destination, flow.client_port),
-            Direction::HairpinForward => (self.destination, flow.client_port, flow.address, flow.port),
-            Direction::HairpinReply => (flow.address, flow.port, self.source, flow.client_port),
-        };
-        Self::new(source, source_port, destination, destination_port, self.protocol)
+        match flow.direction {
+            Direction::Forward | Direction::HairpinForward => self.sent(flow),
+            Direction::Reply | Direction::HairpinReply => self.asked(flow).reversed(),
+        }
+    }
+
+    /// As [`FlowKey::translated`], of an entry of a client's packets. The verifier walks each branch that there is.
+    #[inline(always)]
+    #[must_use]
+    pub fn sent(&self, flow: &Flow<A>) -> Self {
+        let client = if flow.direction.is_hairpin() { self.destination } else { self.source };
+        Self::new(client, flow.client_port, flow.address, flow.port, self.protocol)
+    }
+
+    /// As [`FlowKey::partner`], of an entry of replies: what its client sends.
+    #[inline(always)]
+    #[must_use]
+    pub fn asked(&self, flow: &Flow<A>) -> Self {
+        let client = if flow.direction.is_hairpin() { self.source } else { self.destination };
+        Self::new(client, flow.client_port, flow.address, flow.port, self.protocol)
     }
 
     /// The key of the flow's other entry: what answers the translated packet.
@@ -225,7 +240,8 @@ pub struct Flow<A> {
     pub client_port: u16,
     pub direction: Direction,
     pub state: TcpState,
-    pub reserved: u16,
+    /// The [`stamp`] of the SYN, [`UNMEASURED`] or [`ANSWERED`]. The entry of replies is the one that knows.
+    pub opened: u16,
 }
 
 impl<A: Address> Flow<A> {
@@ -252,6 +268,50 @@ pub const TICKS_PER_SECOND: u32 = 30;
 #[inline(always)]
 pub fn tick(nanoseconds: u64) -> u32 {
     (nanoseconds / TICK_NANOSECONDS) as u32
+}
+
+/// Ticks from one to the next; none where another CPU's clock was ahead of this one's `now`.
+#[inline(always)]
+pub fn elapsed(since: u32, now: u32) -> u32 {
+    let ticks = now.wrapping_sub(since);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
+}
+
+/// Ticks after which a SYN that comes again is a retransmission: 0.8 s. The first one comes after a second (RFC 6298,
+/// section 2), a duplicate that the network made long before.
+pub const RETRANSMITTED: u32 = 24;
+
+/// Whether a cluster whose last grant was at `answered` (0: never) has let a client wait since.
+#[inline(always)]
+pub fn is_silent(answered: u32, now: u32) -> bool {
+    answered == 0 || elapsed(answered, now) >= RETRANSMITTED
+}
+
+/// Nanoseconds of a [`stamp`]'s unit: fine enough for a handshake within a zone, and 16 bits hold 4.29 s.
+const STAMP_NANOSECONDS: u32 = 1 << 16;
+
+/// Of a flow whose backend has answered its first packet, or that has none: nothing is to be waited for or measured.
+pub const ANSWERED: u16 = 0;
+
+/// Of a flow whose handshake waits for an answer, and is not measured.
+pub const UNMEASURED: u16 = 1;
+
+/// A time of the monotonic clock, to tell how long a handshake took: neither [`ANSWERED`] nor [`UNMEASURED`].
+#[inline(always)]
+pub fn stamp(nanoseconds: u64) -> u16 {
+    ((nanoseconds / u64::from(STAMP_NANOSECONDS)) as u16).max(UNMEASURED + 1)
+}
+
+/// Whether a flow's `opened` is a [`stamp`].
+#[inline(always)]
+pub fn is_measured(opened: u16) -> bool {
+    opened > UNMEASURED
+}
+
+/// Microseconds between two stamps that are at most 4.29 s apart.
+#[inline(always)]
+pub fn round_trip_microseconds(opened: u16, answered: u16) -> u32 {
+    u32::from(answered.wrapping_sub(opened)) * STAMP_NANOSECONDS / 1000
 }
 
 /// How the kernel counts time in jiffies, which a program reads without a call: a constant of the loaded programs.
@@ -308,8 +368,13 @@ pub enum EventKind {
     Refused = 2,
     /// A client's connection to a dead backend was ended.
     Reset = 3,
-    /// A backend answered a client's first packet with a RST.
+    /// A backend, or somebody on the way to it, refused a client: a RST for its first packet, or an ICMP error for one of
+    /// a protocol without connections.
     BackendRefused = 4,
+    /// A client's first packet came again, unanswered: it may go to another backend than the one that the event names.
+    Unanswered = 5,
+    /// The time that a handshake took; one of [`SAMPLING`] is measured and told.
+    RoundTrip = 6,
 }
 
 /// One new flow in so many is told. A power of two.
@@ -327,9 +392,24 @@ pub struct Event {
     /// 0 when none was chosen.
     pub backend: u32,
     pub generation: u32,
+    /// In a row, of the backend: [`Use::failures`]. 0 where the event is none.
+    pub failures: u32,
+    /// 0 where none was measured.
+    pub round_trip_microseconds: u32,
     pub kind: EventKind,
     pub outcome: Outcome,
     pub reserved: [u8; 6],
+}
+
+/// Value of `BACKEND_USE`, at the backend's id: how this node's clients fare with it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// The [`tick`] at which a flow to it was opened, or was seen to go on; 0 for never.
+    pub last_used: u32,
+    /// First packets in a row that were refused or not answered. CPUs that count at once may count one for two: it is
+    /// evidence, not an account.
+    pub failures: u32,
 }
 
 /// Value of the counters, on each CPU.
@@ -355,6 +435,7 @@ mod user {
 
     use super::{
         Address, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Jiffies, Ports, Range,
+        Use,
     };
 
     // SAFETY: repr(C) without padding, of addresses, numbers and enums; the enums' bytes are written by programs and
@@ -374,6 +455,8 @@ mod user {
     unsafe impl Pod for Ports {}
     // SAFETY: see above.
     unsafe impl Pod for Counter {}
+    // SAFETY: see above.
+    unsafe impl Pod for Use {}
     // SAFETY: see above.
     unsafe impl Pod for Jiffies {}
     // SAFETY: see above.
@@ -403,7 +486,7 @@ mod tests {
             client_port: translated,
             direction,
             state: TcpState::Opening,
-            reserved: 0,
+            opened: 13,
         };
         (key, flow)
     }
@@ -421,11 +504,55 @@ mod tests {
             // Either entry leads to the other.
             prop_assert_eq!(partner.partner(&opposite), key);
             prop_assert_eq!(opposite.opposite(&partner), flow);
+            prop_assert_eq!((key.sent(&flow), partner.asked(&opposite)), (partner.reversed(), key));
             // What answers a translated packet is translated to what answers the packet.
             prop_assert_eq!(key.translated(&flow).reversed(), partner);
             prop_assert_eq!(partner.translated(&opposite).reversed(), key);
         }
         Ok(())
+    }
+
+    #[test]
+    fn ticks_pass_over_the_clocks_wrap_and_not_backwards() {
+        for (since, now, ticks) in [(5, 5, 0), (5, 29, 24), (u32::MAX, 9, 10), (9, 8, 0), (0, u32::MAX, 0)] {
+            assert_eq!(elapsed(since, now), ticks, "{since} to {now}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_silent_once_it_has_let_a_client_wait() {
+        for (answered, now, expected) in [
+            (0, 10, true),
+            // Of a machine that is up for years.
+            (0, u32::MAX - 1, true),
+            (100, 100, false),
+            (100, 123, false),
+            (100, 124, true),
+            // Another CPU is a tick ahead.
+            (101, 100, false),
+            (u32::MAX - 9, 13, false),
+            (u32::MAX - 9, 14, true),
+        ] {
+            assert_eq!(is_silent(answered, now), expected, "{answered} at {now}");
+        }
+    }
+
+    #[test]
+    fn a_round_trip_is_measured_to_a_fifteenth_of_a_millisecond() {
+        const MILLISECOND: u64 = 1_000_000;
+        for (sent, took, least, most) in [
+            (MILLISECOND, 0, 0, 0),
+            (MILLISECOND, MILLISECOND, 917, 1_049),
+            (77 * MILLISECOND, 4_200 * MILLISECOND, 4_199_900, 4_200_100),
+            // Over the wrap.
+            (4_294 * MILLISECOND, 10 * MILLISECOND, 9_900, 10_100),
+        ] {
+            let measured = round_trip_microseconds(stamp(sent), stamp(sent + took));
+            assert!((least..=most).contains(&measured), "{took}: {measured}");
+        }
+        for sent in [0, 65_536, 1 << 32, (1 << 32) + 65_536] {
+            assert_eq!(stamp(sent), 2, "the others mean something else");
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     mem::offset_of,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +21,9 @@ use super::{
     family::{Family, V4, V6, backend_at},
     pins::Pins,
     read,
+    tables::model_protocol,
 };
+use crate::model;
 
 /// The ring with what its numbers stand for.
 pub struct Events {
@@ -40,6 +43,10 @@ pub struct Event {
     pub outcome: Outcome,
     /// None when none was chosen.
     pub backend: Option<BackendName>,
+    /// First packets in a row, this one's included, that the backend has refused or not answered.
+    pub failures: u32,
+    /// Of a handshake, to a fifteenth of a millisecond.
+    pub round_trip: Option<Duration>,
 }
 
 /// A backend as an event knows it.
@@ -122,10 +129,13 @@ fn parse(bytes: &[u8]) -> Result<Event> {
     let protocol = u32::from_ne_bytes(field(bytes, offset_of!(maps::Event, protocol)));
     let id = u32::from_ne_bytes(field(bytes, offset_of!(maps::Event, backend)));
     let generation = u32::from_ne_bytes(field(bytes, offset_of!(maps::Event, generation)));
+    let failures = u32::from_ne_bytes(field(bytes, offset_of!(maps::Event, failures)));
+    let round_trip = u32::from_ne_bytes(field(bytes, offset_of!(maps::Event, round_trip_microseconds)));
     let unknown =
         || format!("an event of an unknown kind came ({kind}, protocol {protocol}, outcome {outcome})");
+    let kind = KINDS.into_iter().find(|known| *known as u8 == kind).with_context(unknown)?;
     Ok(Event {
-        kind: KINDS.into_iter().find(|known| *known as u8 == kind).with_context(unknown)?,
+        kind,
         client: socket(
             field(bytes, offset_of!(maps::Event, client)),
             field(bytes, offset_of!(maps::Event, client_port)),
@@ -137,11 +147,20 @@ fn parse(bytes: &[u8]) -> Result<Event> {
         protocol: PROTOCOLS.into_iter().find(|known| *known as u32 == protocol).with_context(unknown)?,
         outcome: *Outcome::ALL.get(usize::from(outcome)).with_context(unknown)?,
         backend: (id != 0).then_some(BackendName { id, generation, address: None }),
+        failures,
+        // One too short to be measured is still one.
+        round_trip: (kind == EventKind::RoundTrip).then(|| Duration::from_micros(round_trip.into())),
     })
 }
 
-const KINDS: [EventKind; 4] =
-    [EventKind::Opened, EventKind::Refused, EventKind::Reset, EventKind::BackendRefused];
+const KINDS: [EventKind; 6] = [
+    EventKind::Opened,
+    EventKind::Refused,
+    EventKind::Reset,
+    EventKind::BackendRefused,
+    EventKind::Unanswered,
+    EventKind::RoundTrip,
+];
 
 const PROTOCOLS: [Protocol; 5] =
     [Protocol::None, Protocol::Icmp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
@@ -157,6 +176,13 @@ fn socket(address: [u8; 16], port: [u8; 2]) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::from(address).to_canonical(), u16::from_ne_bytes(port))
 }
 
+impl Event {
+    /// As the model names it; nothing of what has no ports.
+    pub fn transport(&self) -> Option<model::Protocol> {
+        model_protocol(self.protocol).ok()
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client, vip, .. } = self;
@@ -168,11 +194,20 @@ impl fmt::Display for Event {
             EventKind::BackendRefused => {
                 write!(f, "{client} was refused at {vip} ({protocol}) by its backend")
             }
+            EventKind::Unanswered => write!(f, "{client} got no answer at {vip} ({protocol}) and asks again"),
+            EventKind::RoundTrip => {
+                let took = self.round_trip.unwrap_or_default();
+                write!(f, "{client} was answered at {vip} ({protocol}) after {took:?}")
+            }
         }?;
         match &self.backend {
             None => Ok(()),
             Some(BackendName { address: Some(address), .. }) => write!(f, ", backend {address}"),
             Some(BackendName { id, .. }) => write!(f, ", backend {id}, which is gone"),
+        }?;
+        match self.failures {
+            0 => Ok(()),
+            failures => write!(f, " ({failures} in a row)"),
         }
     }
 }
@@ -207,6 +242,15 @@ mod tests {
         event.kind = EventKind::BackendRefused;
         let text = "10.8.1.2:40000 was refused at 198.18.0.7:80 (TCP) by its backend, backend 10.8.2.2:8080";
         assert_eq!(event.to_string(), text);
+        event.kind = EventKind::Unanswered;
+        event.failures = 3;
+        let text = "10.8.1.2:40000 got no answer at 198.18.0.7:80 (TCP) and asks again, backend 10.8.2.2:8080 (3 in a row)";
+        assert_eq!(event.to_string(), text);
+        event.failures = 0;
+        event.kind = EventKind::RoundTrip;
+        event.round_trip = Some(Duration::from_micros(1_250));
+        let text = "10.8.1.2:40000 was answered at 198.18.0.7:80 (TCP) after 1.25ms, backend 10.8.2.2:8080";
+        assert_eq!(event.to_string(), text);
         event.backend = None;
         event.kind = EventKind::Refused;
         event.outcome = Outcome::NoFrontend;
@@ -214,10 +258,22 @@ mod tests {
     }
 
     #[test]
+    fn an_event_has_a_round_trip_if_one_was_measured() {
+        let mut bytes = bytes();
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(offset_of!(maps::Event, failures), &2_u32.to_ne_bytes());
+        put(offset_of!(maps::Event, round_trip_microseconds), &1_250_u32.to_ne_bytes());
+        let event = parse(&bytes).unwrap();
+        assert_eq!((event.failures, event.round_trip), (2, None));
+        bytes[offset_of!(maps::Event, kind)] = EventKind::RoundTrip as u8;
+        assert_eq!(parse(&bytes).unwrap().round_trip, Some(Duration::from_micros(1_250)));
+    }
+
+    #[test]
     fn bytes_that_no_program_writes_are_refused() {
         for (at, value) in [
             (offset_of!(maps::Event, kind), 0),
-            (offset_of!(maps::Event, kind), 5),
+            (offset_of!(maps::Event, kind), 7),
             (offset_of!(maps::Event, outcome), u8::MAX),
             (offset_of!(maps::Event, protocol), 7),
         ] {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use federation_ebpf::maps::{Flow, Protocol, TICK_NANOSECONDS, tick};
+use federation_ebpf::maps::{Flow, Protocol, TICK_NANOSECONDS, elapsed, tick};
 
 /// A moment on the clock of flows' `last_seen`.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +17,7 @@ impl Moment {
 
     /// Ticks since a flow's last packet. The clock of ticks wraps, and the kernel may be a tick ahead of this moment.
     fn since<A>(self, flow: &Flow<A>) -> u32 {
-        let ticks = self.0.wrapping_sub(flow.last_seen);
-        if ticks > u32::MAX / 2 { 0 } else { ticks }
+        elapsed(flow.last_seen, self.0)
     }
 
     /// The time since a flow's last packet, to about a second.
@@ -61,7 +60,7 @@ mod tests {
             client_port: 40000,
             direction: Direction::Forward,
             state,
-            reserved: 0,
+            opened: 0,
         }
     }
 

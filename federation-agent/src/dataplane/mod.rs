@@ -16,12 +16,17 @@ mod read;
 mod slices;
 mod sweep;
 mod tables;
+mod usage;
 pub mod view;
 
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +50,7 @@ pub use pins::LinkPin;
 pub use prerequisites::check_kernel;
 pub use program_log::ProgramLog;
 pub use sweep::Sweep;
+pub use usage::Usage;
 
 use crate::{model::Protocol, plan::Plan};
 use attach::{Hook, TcMode};
@@ -85,6 +91,8 @@ pub struct DataPlane {
     tc: TcMode,
     maps: Maps,
     tables: Tables,
+    /// Ids that were ever given to a backend.
+    ids: Arc<AtomicU32>,
 }
 
 impl DataPlane {
@@ -142,7 +150,8 @@ impl DataPlane {
         let table = |slice: Slice| batch::read_array(&slots, slice.offset, slice.size).context("read SLOTS");
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
-        Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })
+        let ids = Arc::new(AtomicU32::new(tables.ids()));
+        Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables, ids })
     }
 
     /// Serves off-node clients through this interface.
@@ -195,6 +204,7 @@ impl DataPlane {
         let followed = self.tables.follow(plan, now, in_use, &mut writes);
         // Also where there is no room for the rest: the dead come first.
         writes.iter().try_for_each(|write| self.maps.write(write))?;
+        self.ids.store(self.tables.ids(), Ordering::Relaxed);
         followed?;
         Ok(Sweep::after(writes.iter(), pins))
     }
@@ -202,6 +212,14 @@ impl DataPlane {
     /// The backends that are dead by the maps: before the first plan, as an agent before this one left them.
     pub fn dead(&self) -> Vec<(SocketAddr, Protocol)> {
         self.tables.dead()
+    }
+
+    /// Which backends this node's traffic goes to.
+    ///
+    /// # Errors
+    /// A map is not there (any more).
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::new(&self.pins, self.ids.clone())
     }
 
     /// What the programs tell from now on. There is one reader.

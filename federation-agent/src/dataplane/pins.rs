@@ -19,7 +19,7 @@ use aya::maps::{MapInfo, MapType};
 use federation_ebpf::{
     bucket::Bucket,
     filter,
-    maps::{self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA},
+    maps::{self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA, Use},
 };
 
 use super::{
@@ -29,6 +29,8 @@ use super::{
 
 /// `BPF_F_NO_PREALLOC` of `linux/bpf.h`.
 const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`, likewise.
+const MMAPABLE: u32 = 1 << 10;
 
 /// The folders below one `--bpf-dir`.
 #[derive(Clone, Debug)]
@@ -57,7 +59,7 @@ struct Shape {
 }
 
 /// Every map of the data plane.
-const SHAPES: [Shape; 15] = [
+const SHAPES: [Shape; 17] = [
     frontends::<V4>(),
     frontends::<V6>(),
     Shape { grows: true, ..shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS) },
@@ -70,6 +72,8 @@ const SHAPES: [Shape; 15] = [
     shape::<u32, u64>("RETURN_FILTER", MapType::Array, filter::WORDS as usize),
     shape::<u32, Counter>("FRONTEND_COUNTERS", MapType::PerCpuArray, maps::FRONTENDS),
     shape::<u32, Counter>("BACKEND_COUNTERS", MapType::PerCpuArray, maps::BACKENDS),
+    Shape { flags: MMAPABLE, ..shape::<u32, Use>("BACKEND_USE", MapType::Array, maps::BACKENDS) },
+    shape::<u32, u32>("CLUSTER_ANSWERS", MapType::Array, maps::CLUSTERS),
     shape::<u32, u64>("OUTCOMES", MapType::PerCpuArray, maps::OUTCOMES),
     shape::<u32, Bucket>("ALLOWANCE", MapType::PerCpuArray, 1),
     // A ring has neither keys nor values; its entries are bytes.

@@ -157,7 +157,7 @@ mod tests {
             client_port: 50000,
             direction,
             state,
-            reserved: 0,
+            opened: 0,
         };
         (key, flow)
     }

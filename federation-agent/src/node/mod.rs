@@ -4,6 +4,7 @@
 //! makes it so.
 
 pub mod desk;
+mod evidence;
 mod interfaces;
 mod lock;
 mod news;
@@ -13,14 +14,13 @@ use std::{future, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
-use federation_ebpf::maps::EventKind;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::{
     client,
-    dataplane::{self, DataPlane, Events, ProgramLog, Reached, Sweep, TcAttach},
+    dataplane::{self, DataPlane, ProgramLog, Reached, Sweep, TcAttach},
     dns::Dns,
     health::{self, Beginning},
     model::{ClusterName, Federation, Locality, Zone},
@@ -118,7 +118,8 @@ pub async fn run(args: Args) -> Result<()> {
 
     let (health_sender, health) = watch::channel(Arc::new(Health::default()));
     let (desk, questions) = Desk::open(&args.state_dir, federation.clone(), health.clone(), place.clone())?;
-    let (_observer, observations) = mpsc::channel(64);
+    let (observer, observations) = mpsc::channel(evidence::WAITING);
+    let usage = node.data_plane.usage()?;
     let (reporter, news) = mpsc::channel(news::WAITING);
     let beginning = Beginning { place: place.clone(), dead: node.data_plane.dead() };
     let probing = health::watch_health(beginning, federation.clone(), observations, health_sender, reporter);
@@ -127,25 +128,13 @@ pub async fn run(args: Args) -> Result<()> {
         result = node.keep_true(federation, health, pods, questions, &dns, &ready) => result,
         result = desk.serve() => result,
         result = dns.serve() => result,
-        result = log_events(events) => result,
+        result = evidence::pass_on(events, usage, observer) => result,
         result = pass_on(program_log) => result,
         () = news::publish(news, client, &args.node_name) => bail!("the news of health have ended"),
         () = probing => bail!("the probes have ended"),
         () = &mut shutdown => {
             info!("told to end: programs and maps stay and go on forwarding");
             Ok(())
-        }
-    }
-}
-
-/// Logs what the programs tell, until it cannot be heard any more.
-async fn log_events(mut events: Events) -> Result<()> {
-    loop {
-        for event in events.next().await? {
-            match event.kind {
-                EventKind::Opened | EventKind::BackendRefused => debug!("{event}"),
-                EventKind::Refused | EventKind::Reset => info!("{event}"),
-            }
         }
     }
 }

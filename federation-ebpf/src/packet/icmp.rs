@@ -39,3 +39,16 @@ pub fn message<A: Ip>(frame: &impl Bytes, network: &Network<A>) -> Result<Messag
         _ => Message::Other,
     })
 }
+
+/// Whether the message that follows `network` says that its destination cannot be reached at all, as a packet that is only
+/// too long can be.
+#[inline(always)]
+pub fn is_unreachable<A: Ip>(frame: &impl Bytes, network: &Network<A>) -> bool {
+    let Some([kind, code]) = frame.load::<[u8; 2]>(network.transport) else { return false };
+    match (A::ICMP, kind) {
+        // RFC 1191: code 4 asks for fragments.
+        (number::ICMP, 3) => code != 4,
+        (number::ICMPV6, 1) => true,
+        _ => false,
+    }
+}

@@ -51,6 +51,10 @@ pub fn to_client<F: Family, P: Hook>(frame: P, scratch: &mut Scratch<F::Address>
     if flow::translation::<F>(key, &mut scratch.to) != Some(Direction::Reply) {
         return Outcome::NoFlow;
     }
+    // SAFETY: written by the caller.
+    if icmp::is_unreachable(&frame, unsafe { scratch.network.assume_init_ref() }) {
+        flow::unreachable::<F>(key);
+    }
     match rewrite::<F::Address, P>(frame, scratch) {
         Ok(()) => Outcome::ErrorTranslated,
         Err(refusal) => refusal,

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use federation_ebpf::{
     address::Address,
-    maps::{Event, EventKind, FlowKey, SAMPLING},
+    maps::{Event, EventKind, Flow, FlowKey, SAMPLING},
     outcome::Outcome,
 };
 
@@ -14,6 +14,17 @@ use super::maps::EVENTS;
 pub struct About {
     pub backend: u32,
     pub generation: u32,
+    /// In a row.
+    pub failures: u32,
+    pub round_trip_microseconds: u32,
+}
+
+impl About {
+    /// Nothing but whose backend it is.
+    #[inline(always)]
+    pub fn of<A>(flow: &Flow<A>) -> Self {
+        Self { backend: flow.backend, generation: flow.generation, ..Self::default() }
+    }
 }
 
 /// Tells of a client's packet, whose tuple is `key`.
@@ -28,6 +39,8 @@ pub fn tell<A: Address>(kind: EventKind, outcome: Outcome, key: &FlowKey<A>, abo
         protocol: key.protocol,
         backend: about.backend,
         generation: about.generation,
+        failures: about.failures,
+        round_trip_microseconds: about.round_trip_microseconds,
         kind,
         outcome,
         reserved: [0; 6],

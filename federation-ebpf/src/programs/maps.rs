@@ -1,7 +1,7 @@
 //! The maps, and the constants that the agent sets at load time.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -12,7 +12,7 @@ use federation_ebpf::{
     filter,
     maps::{
         self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Jiffies, Ports,
-        Range,
+        Range, Use,
     },
 };
 
@@ -64,6 +64,15 @@ pub static FRONTEND_COUNTERS: PerCpuArray<Counter, { maps::FRONTENDS }> = PerCpu
 /// Packets, bytes and flows by backend id.
 #[btf_map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counter, { maps::BACKENDS }> = PerCpuArray::new();
+
+/// Who is used, and who lets clients wait, by backend id. The agent maps it into its memory: it looks twice a second, for
+/// what may be a hundred thousand backends.
+#[btf_map]
+pub static BACKEND_USE: Array<Use, { maps::BACKENDS }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The tick at which a backend of a cluster last granted a connection, by the cluster's number.
+#[btf_map]
+pub static CLUSTER_ANSWERS: Array<u32, { maps::CLUSTERS }> = Array::new();
 
 /// Packets by outcome.
 #[btf_map]

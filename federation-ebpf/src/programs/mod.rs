@@ -7,8 +7,10 @@ mod event;
 mod fault;
 mod flow;
 mod fragment;
+mod health;
 mod hook;
 pub mod maps;
+mod open;
 mod refuse;
 pub mod reply;
 mod scratch;
@@ -28,7 +30,7 @@ use federation_ebpf::{
     outcome::{Outcome, Verdict},
 };
 
-pub use flow::Reach;
+pub use open::Reach;
 pub use skb::Skb;
 pub use xdp::XdpFrame;
 

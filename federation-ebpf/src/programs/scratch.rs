@@ -8,7 +8,7 @@ use federation_ebpf::{
     packet::{self, Ip, Network, Packet},
 };
 
-use super::{flow::Choice, hook::Hook, maps::SCRATCH};
+use super::{health::Avoided, hook::Hook, maps::SCRATCH, open::Choice};
 
 /// Bytes of it, as words.
 pub type Room = [u64; 64];
@@ -27,6 +27,8 @@ pub struct Scratch<A> {
     pub answer: MaybeUninit<Flow<A>>,
     pub reply: MaybeUninit<FlowKey<A>>,
     pub choice: MaybeUninit<Choice>,
+    /// Whom a flow that is yet to be made shall not go to.
+    pub avoided: MaybeUninit<Avoided>,
     /// What becomes of the packet, as far as it is known. Here and not in a register, as the choice: the verifier would
     /// walk through all that follows for each value.
     pub outcome: MaybeUninit<Outcome>,

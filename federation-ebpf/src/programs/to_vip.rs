@@ -10,11 +10,10 @@ use federation_ebpf::{
 };
 
 use super::{
-    echo, error,
-    flow::{self, Reach},
-    fragment,
+    echo, error, flow, fragment,
     hook::Hook,
     maps::{Family, V4, V6},
+    open::{self, Reach},
     refuse,
     scratch::{self, Scratch},
     shortcut,
@@ -72,7 +71,7 @@ fn long_way<F: Family, P: Hook>(frame: P, at: usize, reach: Reach) -> Outcome {
     let bytes = frame.length();
     let outcome = match flow::forward::<F>(scratch, bytes) {
         Some(outcome) => outcome,
-        None => flow::open::<F>(scratch, bytes, reach),
+        None => open::open::<F>(scratch, bytes, reach),
     };
     scratch.outcome.write(outcome);
     match outcome {

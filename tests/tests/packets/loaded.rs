@@ -20,7 +20,7 @@ use federation_agent::{
 };
 use federation_ebpf::{
     filter,
-    maps::{self, Flow, FlowKey, FragmentKey, Ports, SCHEMA},
+    maps::{self, Backend, Flow, FlowKey, FragmentKey, Ports, SCHEMA, Use},
 };
 
 use crate::families::VIP_RANGES;
@@ -81,11 +81,30 @@ impl Loaded {
         for word in 0..filter::WORDS {
             filter.set(word, 0, 0).expect("a word");
         }
+        self.forget_health();
         self.zero("OUTCOMES", maps::OUTCOMES);
         self.zero("ALLOWANCE", 1);
         unpin(&self.bpf_dir);
         self.is_fresh = false;
         IDLE.lock().expect("no test panics here").push(self);
+    }
+
+    /// Of the backends that tests have had, whose ids follow each other, and of all clusters.
+    fn forget_health(&self) {
+        let array = |name| Map::Array(self.map(name));
+        let v4 = Array::<_, Backend<[u8; 4]>>::try_from(array("BACKENDS_V4")).expect("an array");
+        let v6 = Array::<_, Backend<[u8; 16]>>::try_from(array("BACKENDS_V6")).expect("an array");
+        let generation = |id| {
+            v4.get(&id, 0).expect("a backend").generation | v6.get(&id, 0).expect("a backend").generation
+        };
+        let mut uses = Array::<_, Use>::try_from(array("BACKEND_USE")).expect("an array");
+        for id in (1..).take_while(|id| generation(*id) != 0) {
+            uses.set(id, Use::default(), 0).expect("an element");
+        }
+        let mut answers = Array::<_, u32>::try_from(array("CLUSTER_ANSWERS")).expect("an array");
+        for cluster in 0..answers.len() {
+            answers.set(cluster, 0, 0).expect("an element");
+        }
     }
 
     fn clear<A: federation_ebpf::address::Address + Pod>(&self, family: &str) {

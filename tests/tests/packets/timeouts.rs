@@ -39,6 +39,10 @@ fn a_flow_is_over_after_silence_as_long_as_its_state_allows() {
             for packet in sent {
                 node.send("from_pod", packet);
             }
+            if name == "opening" {
+                // Else the client would be sent elsewhere when it asks again.
+                node.send("to_pod", &tcp(a, client, Segment::SynAck));
+            }
             node.serve(&services(b));
             let key = tuple(protocol, client, vip);
             node.age_both(key, Duration::from_secs(timeout - 10));
