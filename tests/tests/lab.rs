@@ -1,5 +1,7 @@
 //! The lab itself: its network carries both families, its power cuts are silent, and it leaves nothing behind.
 
+#[path = "lab/losses.rs"]
+mod losses;
 #[path = "lab/mtu.rs"]
 mod mtu;
 #[path = "lab/pods.rs"]

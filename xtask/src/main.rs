@@ -47,6 +47,18 @@ enum Command {
         #[arg(long, value_name = "PREFIX")]
         only: Option<String>,
     },
+    /// Measure what users see when things fail
+    Failover {
+        /// Write the results to this file, as JSON
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+        /// Run only the scenarios whose names begin with this
+        #[arg(long, value_name = "PREFIX")]
+        only: Option<String>,
+        /// How often each scenario is run; 20 times unless told otherwise
+        #[arg(long, value_name = "N")]
+        runs: Option<u16>,
+    },
     /// Remove every lab that nobody owns any more, kept ones too
     Down,
 }
@@ -70,9 +82,7 @@ fn run(command: Command) -> Result<()> {
             programs::build()
         }
         Command::Demo { report, keep } => {
-            setup::run(Scope::Run)?;
-            programs::build()?;
-            let mut demo = programs::ours("demo");
+            let mut demo = prepared("demo")?;
             if let Some(report) = report {
                 demo.arg("--report").arg(report);
             }
@@ -84,9 +94,7 @@ fn run(command: Command) -> Result<()> {
             suites::run_all(&filters)
         }
         Command::Bench { json, only } => {
-            setup::run(Scope::Run)?;
-            programs::build()?;
-            let mut bench = programs::ours("bench");
+            let mut bench = prepared("bench")?;
             if let Some(json) = json {
                 bench.arg("--json").arg(json);
             }
@@ -95,6 +103,26 @@ fn run(command: Command) -> Result<()> {
             }
             programs::become_program(bench)
         }
+        Command::Failover { report, only, runs } => {
+            let mut failover = prepared("failover")?;
+            if let Some(report) = report {
+                failover.arg("--report").arg(report);
+            }
+            if let Some(only) = only {
+                failover.args(["--only", &only]);
+            }
+            if let Some(runs) = runs {
+                failover.args(["--runs", &runs.to_string()]);
+            }
+            programs::become_program(failover)
+        }
         Command::Down => programs::down(),
     }
+}
+
+/// One of our programs, with all that it needs.
+fn prepared(name: &str) -> Result<std::process::Command> {
+    setup::run(Scope::Run)?;
+    programs::build()?;
+    Ok(programs::ours(name))
 }

@@ -1,26 +1,15 @@
 //! The results as a table.
 
 use super::Measurement;
+use crate::table;
 
 const HEADINGS: [&str; 8] = ["CASE", "UNIT", "MEDIAN", "LOW", "HIGH", "RATIO", "PROMISE", ""];
 
-/// One line a case, the columns as wide as they need to be.
+/// One line a case.
 pub fn of(measurements: &[Measurement]) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(measurements.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..HEADINGS.len()).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            // Names to the left, figures to the right.
-            let cell = if column < 2 { format!("{cell:<width$}  ") } else { format!("{cell:>width$}  ") };
-            text.push_str(&cell);
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+    table::of(&rows, 2)
 }
 
 fn row(measurement: &Measurement) -> [String; HEADINGS.len()] {

@@ -1,11 +1,24 @@
 //! The server in a lab's pods: says over HTTP and UDP, IPv4 and IPv6, which pod of which cluster it is.
+//!
+//! SIGUSR1 makes it slow: it takes connections at once and answers each request late. SIGUSR2 makes it quick again.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use axum::{Router, routing::get};
 use clap::Parser;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::sleep,
+};
+
+/// How late a slow server answers.
+const LATE: Duration = Duration::from_secs(5);
 
 #[derive(Parser)]
 struct Arguments {
@@ -27,10 +40,31 @@ async fn main() -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}/TCP"))?;
     let socket = UdpSocket::bind(address).await.with_context(|| format!("listen on {address}/UDP"))?;
 
+    let (slow, pace) = watch::channel(false);
     let page = names.clone();
-    let http = axum::serve(listener, Router::new().route("/", get(async move || page)));
-    tokio::try_join!(async { http.await.context("serve HTTP") }, echo(&socket, &names))?;
+    let answer = async move || {
+        let late = *pace.borrow();
+        if late {
+            sleep(LATE).await;
+        }
+        page
+    };
+    let http = axum::serve(listener, Router::new().route("/", get(answer)));
+    tokio::try_join!(async { http.await.context("serve HTTP") }, echo(&socket, &names), obey(slow))?;
     Ok(())
+}
+
+/// Changes the pace as signals say.
+async fn obey(slow: watch::Sender<bool>) -> Result<()> {
+    let mut slower = signal(SignalKind::user_defined1()).context("listen for SIGUSR1")?;
+    let mut quicker = signal(SignalKind::user_defined2()).context("listen for SIGUSR2")?;
+    loop {
+        let late = tokio::select! {
+            _ = slower.recv() => true,
+            _ = quicker.recv() => false,
+        };
+        slow.send_replace(late);
+    }
 }
 
 /// Sends every datagram back behind the names.

@@ -20,7 +20,9 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::ObjectMeta};
 
-use super::{HTTP_PORT, PATIENCE, apply, login::login, make_namespace, slices::slices, start_api_server};
+use super::{
+    HTTP_PORT, Listed, PATIENCE, apply, login::login, make_namespace, slices::slices, start_api_server,
+};
 use crate::{
     client,
     lab::{Cluster, Lab, Node, Pod, Process, program},
@@ -100,14 +102,20 @@ impl Member {
     /// A pod on `node` that serves over HTTP and UDP, and is ready once it does.
     pub async fn add_server(&self, lab: &Lab, node: &Node, name: &str) -> Result<Pod> {
         let pod = node.add_pod(name)?;
+        self.start_server(lab, &pod).await?;
+        self.state().servers.push((pod.clone(), true));
+        Ok(pod)
+    }
+
+    /// Starts the server in a pod, or starts it again, and waits until it serves.
+    pub async fn start_server(&self, lab: &Lab, pod: &Pod) -> Result<()> {
         let mut command = pod.namespace().command(program("echo")?);
         command.args([pod.cluster(), pod.name(), &HTTP_PORT.to_string()]);
         pod.spawn(command)?;
         let address = (pod.address(), HTTP_PORT).into();
         let answers = async || client::get(pod.namespace(), address, Duration::from_secs(1)).await;
-        lab.wait_for(format!("pod {name} of {} serves", self.name()), PATIENCE, answers).await?;
-        self.state().servers.push((pod.clone(), true));
-        Ok(pod)
+        let what = format!("pod {} of {} serves", pod.name(), self.name());
+        lab.wait_for(what, PATIENCE, answers).await.map(drop)
     }
 
     /// The pods with a server in them.
@@ -117,11 +125,16 @@ impl Member {
 
     /// Says in the cluster's API that its servers are the endpoints of the shard, once the shard is there.
     pub async fn publish(&self, lab: &Lab, namespace: &str, service: &str) -> Result<()> {
-        let shards = Api::<Service>::namespaced(self.api().clone(), namespace);
-        let what = format!("{} has its shard of {namespace}/{service}", self.name());
-        lab.wait_for(what, PATIENCE, async || Ok(shards.get(service).await.map(drop)?)).await?;
+        self.has_shard(lab, namespace, service).await?;
         self.state().published.push((namespace.to_owned(), service.to_owned()));
         self.tell().await
+    }
+
+    /// Waits until it has its shard of a service.
+    pub async fn has_shard(&self, lab: &Lab, namespace: &str, service: &str) -> Result<()> {
+        let shards = Api::<Service>::namespaced(self.api().clone(), namespace);
+        let what = format!("{} has its shard of {namespace}/{service}", self.name());
+        lab.wait_for(what, PATIENCE, async || Ok(shards.get(service).await.map(drop)?)).await
     }
 
     /// Makes a pod ready or unready, as a readiness probe of its kubelet would; its server goes on serving.
@@ -174,13 +187,19 @@ impl Member {
             let state = self.state();
             (state.servers.clone(), state.published.clone())
         };
+        let servers: Vec<_> = servers.iter().map(|(pod, ready)| Listed::new(pod, *ready)).collect();
         for (namespace, name) in published {
-            let shard = Api::<Service>::namespaced(self.api().clone(), &namespace).get(&name).await?;
-            let slices = slices(&shard, &servers, &self.cluster().spec().zone)?;
-            let api = Api::namespaced(self.api().clone(), &namespace);
-            for slice in &slices {
-                apply(&api, slice).await?;
-            }
+            self.list(&namespace, &name, &servers).await?;
+        }
+        Ok(())
+    }
+
+    /// Says in the cluster's API what the endpoints of a shard are.
+    pub async fn list(&self, namespace: &str, service: &str, endpoints: &[Listed]) -> Result<()> {
+        let shard = Api::<Service>::namespaced(self.api().clone(), namespace).get(service).await?;
+        let api = Api::namespaced(self.api().clone(), namespace);
+        for slice in &slices(&shard, endpoints, &self.cluster().spec().zone)? {
+            apply(&api, slice).await?;
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use crate::lab::{ClusterSpec, Host, Lab, Node, Process, program};
 
 pub use login::login;
 pub use member::Member;
+pub use slices::Listed;
 
 pub const FEDERATION: &str = "my-federation";
 pub const DOMAIN: &str = "example.com";
@@ -49,6 +50,9 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// What every role that acts for the federation is told.
 const FLAGS: [&str; 8] =
     ["--federation", FEDERATION, "--domain", DOMAIN, "--vip-range", VIP_RANGE, "--vip-range", VIP_RANGE_V6];
+
+/// The controller's process.
+const CONTROLLER: &str = "controller";
 
 /// Who writes the lab's objects.
 const WRITER: &str = "federation-lab";
@@ -196,6 +200,11 @@ impl Federation {
         Ok(())
     }
 
+    /// The process of the Federation API and that of its controller.
+    pub fn processes(&self) -> Result<[Arc<Process>; 2]> {
+        Ok([self.lab.process(&api_server_name(&self.hub))?, self.lab.process(CONTROLLER)?])
+    }
+
     /// Starts the agent of one node, or starts it again.
     pub fn start_agent(&self, member: &Member, node: &Node) -> Result<Arc<Process>> {
         member.start_agent(&self.lab, node, &self.kubeconfigs.node)
@@ -204,7 +213,7 @@ impl Federation {
     pub fn start_controller(&self) -> Result<Arc<Process>> {
         let mut command = self.hub.namespace().command(program("federation-agent")?);
         command.arg("controller").args(FLAGS).arg("--kubeconfig").arg(self.kubeconfig());
-        self.hub.spawn("controller", command)
+        self.hub.spawn(CONTROLLER, command)
     }
 
     /// Creates a Service at the Federation API, as `kubectl create` does.
@@ -224,18 +233,23 @@ impl Federation {
 
     /// The service's IPv4 VIP of one scope, once the controller has given it one.
     pub async fn vip(&self, scope: ScopeKind, location: Option<&str>) -> Result<Ipv4Addr> {
-        let v4 = |ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None };
-        self.allocated(scope, location, "IPv4", v4).await
+        self.allocated(SERVICE, scope, location, "IPv4", v4).await
+    }
+
+    /// The IPv4 VIP of scope Nearest of another service in the same namespace.
+    pub async fn nearest_vip_of(&self, service: &str) -> Result<Ipv4Addr> {
+        self.allocated(service, ScopeKind::Nearest, None, "IPv4", v4).await
     }
 
     /// The service's IPv6 VIP of one scope, once the controller has given it one.
     pub async fn vip_v6(&self, scope: ScopeKind, location: Option<&str>) -> Result<Ipv6Addr> {
         let v6 = |ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None };
-        self.allocated(scope, location, "IPv6", v6).await
+        self.allocated(SERVICE, scope, location, "IPv6", v6).await
     }
 
     async fn allocated<Ip>(
         &self,
+        service: &str,
         scope: ScopeKind,
         location: Option<&str>,
         family: &str,
@@ -243,14 +257,14 @@ impl Federation {
     ) -> Result<Ip> {
         let services = Api::<FederatedService>::namespaced(self.api.clone(), NAMESPACE);
         let allocated = async || {
-            let status = services.get(SERVICE).await?.status.context("no status yet")?;
+            let status = services.get(service).await?.status.context("no status yet")?;
             let mut vips = status.vips.into_iter();
             let vip = vips.find(|vip| vip.scope == scope && vip.location.as_deref() == location);
             let ips = vip.context("no VIP of this scope yet")?.ips;
             ips.into_iter().find_map(&of_family).with_context(|| format!("no {family} address"))
         };
         let location = location.unwrap_or_default();
-        let what = format!("{SERVICE} has an {family} VIP of scope {scope:?} {location}");
+        let what = format!("{service} has an {family} VIP of scope {scope:?} {location}");
         self.lab.wait_for(what, PATIENCE, allocated).await
     }
 
@@ -303,6 +317,10 @@ impl Federation {
     }
 }
 
+fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(ip) = ip { Some(ip) } else { None }
+}
+
 /// Starts an API server on `host`; both kubeconfigs are there when this returns.
 async fn start_api_server(lab: &Lab, host: &Host, context: &str) -> Result<Kubeconfigs> {
     let folder = lab.folder().join(host.name());
@@ -315,7 +333,7 @@ async fn start_api_server(lab: &Lab, host: &Host, context: &str) -> Result<Kubec
     command.arg("--kubeconfig").arg(&kubeconfigs.administrator);
     command.arg("--node-kubeconfig").arg(&kubeconfigs.node);
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    host.spawn(&format!("{}-apiserver", host.name()), command)?;
+    host.spawn(&api_server_name(host), command)?;
     let written = async || {
         for file in [&kubeconfigs.administrator, &kubeconfigs.node] {
             file.metadata().with_context(|| format!("no {}", file.display()))?;
@@ -324,6 +342,10 @@ async fn start_api_server(lab: &Lab, host: &Host, context: &str) -> Result<Kubec
     };
     lab.wait_for(format!("the API server on {} answers", host.name()), PATIENCE, written).await?;
     Ok(kubeconfigs)
+}
+
+fn api_server_name(host: &Host) -> String {
+    format!("{}-apiserver", host.name())
 }
 
 async fn make_namespace(api: &Client, name: &str) -> Result<()> {

@@ -20,32 +20,43 @@ enum Family {
     V6,
 }
 
-/// The slices of `shard`, for the families that it has. Of each server: whether it is ready.
+/// One endpoint, as its cluster's API lists it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub pod: String,
+    pub node: String,
+    /// At most one of each family.
+    pub addresses: Vec<IpAddr>,
+    pub ready: bool,
+}
+
+/// The slices of `shard`, for the families that it has.
 ///
 /// # Errors
 /// The shard has a family that is none.
-pub fn slices(shard: &Service, servers: &[(Pod, bool)], zone: &str) -> Result<Vec<EndpointSlice>> {
+pub fn slices(shard: &Service, endpoints: &[Listed], zone: &str) -> Result<Vec<EndpointSlice>> {
     let families = shard.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten());
-    families.map(|family| Ok(slice(shard, Family::named(family)?, servers, zone))).collect()
+    families.map(|family| Ok(slice(shard, Family::named(family)?, endpoints, zone))).collect()
 }
 
-fn slice(shard: &Service, family: Family, servers: &[(Pod, bool)], zone: &str) -> EndpointSlice {
-    let endpoints = servers.iter().map(|(pod, ready)| Endpoint {
-        addresses: vec![family.address(pod).to_string()],
+fn slice(shard: &Service, family: Family, endpoints: &[Listed], zone: &str) -> EndpointSlice {
+    let endpoint = |listed: &Listed| Endpoint {
+        addresses: listed.addresses.iter().filter(|ip| family.has(**ip)).map(IpAddr::to_string).collect(),
         conditions: Some(EndpointConditions {
-            ready: Some(*ready),
-            serving: Some(*ready),
+            ready: Some(listed.ready),
+            serving: Some(listed.ready),
             terminating: Some(false),
         }),
-        node_name: Some(pod.node_name().to_owned()),
+        node_name: Some(listed.node.clone()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
-            name: Some(pod.name().to_owned()),
+            name: Some(listed.pod.clone()),
             ..ObjectReference::default()
         }),
         zone: Some(zone.to_owned()),
         ..Endpoint::default()
-    });
+    };
+    let endpoints = endpoints.iter().map(endpoint).filter(|endpoint| !endpoint.addresses.is_empty());
     let ports = shard.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(|port| EndpointPort {
         name: port.name.clone(),
         protocol: port.protocol.clone(),
@@ -99,10 +110,23 @@ impl Family {
         }
     }
 
-    fn address(self, pod: &Pod) -> IpAddr {
+    fn has(self, address: IpAddr) -> bool {
         match self {
-            Self::V4 => pod.address().into(),
-            Self::V6 => pod.address_v6().into(),
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+// === impl Listed ===
+
+impl Listed {
+    pub(super) fn new(pod: &Pod, ready: bool) -> Self {
+        Self {
+            pod: pod.name().to_owned(),
+            node: pod.node_name().to_owned(),
+            addresses: vec![pod.address().into(), pod.address_v6().into()],
+            ready,
         }
     }
 }

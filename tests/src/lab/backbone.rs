@@ -52,6 +52,10 @@ impl Backbone {
         namespace.set("ipv6/conf/all/keep_addr_on_down", "1")?;
         Ok(Self { namespace, next_link: AtomicU16::new(0) })
     }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
 }
 
 // === impl Link ===
@@ -107,8 +111,18 @@ impl Link {
 
     /// Takes the far end down: no FIN, no RST, no ICMP, just silence.
     pub fn cut(&self) -> Result<()> {
+        self.backbone.ip([self.line_for_cut()])
+    }
+
+    /// What `ip` is told for a cut.
+    pub fn line_for_cut(&self) -> String {
         // The kernel drops the routes over the link with it; what remains is the blackhole under each.
-        self.backbone.ip([format!("link set {} down", self.far_end)])
+        format!("link set {} down", self.far_end)
+    }
+
+    /// The interface on the backbone's side.
+    pub fn far_end(&self) -> &str {
+        &self.far_end
     }
 
     pub fn restore(&self) -> Result<()> {

@@ -88,7 +88,7 @@ impl Cluster {
         self.inner.nodes.lock().expect("no holder of the nodes panics").clone()
     }
 
-    /// Everything in it falls silent at once: control plane and nodes.
+    /// Everything in it falls silent: control plane and nodes.
     pub fn power_off(&self) -> Result<()> {
         self.hosts().iter().try_for_each(Host::power_off)
     }
@@ -97,7 +97,8 @@ impl Cluster {
         self.hosts().iter().try_for_each(Host::power_on)
     }
 
-    fn hosts(&self) -> Vec<Host> {
+    /// Its nodes and its control plane.
+    pub fn hosts(&self) -> Vec<Host> {
         let nodes = self.nodes().into_iter().map(|node| node.host().clone());
         nodes.chain([self.control_plane().clone()]).collect()
     }

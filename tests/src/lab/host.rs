@@ -67,6 +67,15 @@ impl Host {
         self.inner.uplink.restore().with_context(|| format!("give {} its power back", self.name()))
     }
 
+    pub(super) fn line_for_cut(&self) -> String {
+        self.inner.uplink.line_for_cut()
+    }
+
+    /// Where it enters the backbone.
+    pub(super) fn far_end(&self) -> &str {
+        self.inner.uplink.far_end()
+    }
+
     /// The uplink carries no larger packets from now on, neither way: towards the host it is the backbone that says so to
     /// senders, and what comes from beyond the host is refused by the host itself.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {

@@ -15,6 +15,7 @@ mod backbone;
 mod cluster;
 mod host;
 mod lease;
+mod loss;
 mod namespace;
 mod node;
 mod pod;
@@ -124,11 +125,32 @@ impl Lab {
         node.host().announce(range)
     }
 
+    /// These hosts lose their power in one instant.
+    pub fn power_off(&self, hosts: &[Host]) -> Result<()> {
+        // The kernel waits for its readers once a command.
+        let lines = hosts.iter().map(Host::line_for_cut);
+        self.core.backbone.namespace().ip(lines).context("cut the power of several hosts")
+    }
+
+    /// What these hosts send is lost from now on; what is sent to them arrives.
+    pub fn mute(&self, hosts: &[Host]) -> Result<()> {
+        loss::mute(self.core.backbone.namespace(), hosts).context("mute hosts")
+    }
+
+    /// What `host` and `others` send each other is lost from now on; with everybody else they talk as before.
+    pub fn part(&self, host: &Host, others: &[Host]) -> Result<()> {
+        loss::part(self.core.backbone.namespace(), host, others)
+            .with_context(|| format!("part {} from others", host.name()))
+    }
+
+    /// Nothing that [`mute`](Self::mute) and [`part`](Self::part) have begun is lost any more.
+    pub fn end_losses(&self) -> Result<()> {
+        loss::end(self.core.backbone.namespace()).context("end all losses")
+    }
+
     /// The process of this name, running or ended.
     pub fn process(&self, name: &str) -> Result<Arc<Process>> {
-        let processes = self.core.processes();
-        let process = processes.iter().find(|process| process.name() == name).cloned();
-        process.with_context(|| format!("lab {} has no process {name}", self.id()))
+        self.core.process(name)
     }
 
     /// Waits for `probe` as [`eventually`] does; on failure the error ends with what the lab's processes said last.
@@ -172,6 +194,12 @@ impl Drop for Lab {
 impl Core {
     fn processes(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
         self.processes.lock().expect("no holder of the list panics")
+    }
+
+    fn process(&self, name: &str) -> Result<Arc<Process>> {
+        let processes = self.processes();
+        let process = processes.iter().find(|process| process.name() == name).cloned();
+        process.with_context(|| format!("lab {} has no process {name}", self.id))
     }
 
     /// Kills the processes of this name; what they said stays.

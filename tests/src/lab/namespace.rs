@@ -83,6 +83,12 @@ impl Namespace {
         batch(self.command("ip"), lines).with_context(|| format!("set up network namespace {}", self.name))
     }
 
+    /// Runs a program that reads what to do from its input, to its end.
+    pub(super) fn feed(&self, program: &str, arguments: &[&str], script: &str) -> Result<()> {
+        feed(self.command(program).args(arguments), script)
+            .with_context(|| format!("run {program} in {}", self.name))
+    }
+
     /// Runs a short program to its end.
     pub fn execute(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output =
@@ -144,21 +150,25 @@ impl Drop for Visit {
 fn batch<Line: AsRef<str>>(mut ip: Command, lines: impl IntoIterator<Item = Line>) -> Result<()> {
     let lines: Vec<_> = lines.into_iter().collect();
     let lines: Vec<_> = lines.iter().map(AsRef::as_ref).collect();
-    let script = lines.join("\n");
-    let mut child = ip
-        .args(["-batch", "-"])
+    feed(ip.args(["-batch", "-"]), &lines.join("\n"))
+}
+
+/// Runs a command whose input is `script`.
+fn feed(command: &mut Command, script: &str) -> Result<()> {
+    let program = command.get_program().display().to_string();
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .context("run ip")?;
-    let mut input = child.stdin.take().context("ip has no standard input")?;
-    input.write_all(script.as_bytes()).context("write to ip")?;
+        .with_context(|| format!("run {program}"))?;
+    let mut input = child.stdin.take().with_context(|| format!("{program} has no standard input"))?;
+    input.write_all(script.as_bytes()).with_context(|| format!("write to {program}"))?;
     drop(input);
-    let output = child.wait_with_output().context("wait for ip")?;
+    let output = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
     ensure!(
         output.status.success(),
-        "ip failed: {}commands were:\n{script}",
+        "{program} failed: {}its input was:\n{script}",
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())

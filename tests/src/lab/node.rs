@@ -101,7 +101,7 @@ impl Node {
         let mut places = Vec::new();
         let names: Vec<_> = names.into_iter().collect();
         for name in &names {
-            let place = free.find(|(_, addresses)| made.iter().all(|pod| pod.addresses() != *addresses));
+            let place = free.find(|(_, addresses)| made.iter().all(|pod| !pod.has(addresses.v4)));
             let place = place.with_context(|| format!("no address is left for pod {name}"))?;
             places.push(place);
             spaces.push(format!("{}-{name}", self.namespace().name()));
@@ -122,6 +122,23 @@ impl Node {
         pods.iter().try_for_each(|pod| pod.namespace().settle(["eth0"]))?;
         made.extend(pods.iter().cloned());
         Ok(pods)
+    }
+
+    /// `count` more IPv4 addresses for a pod of this node, as if so many more pods were there.
+    ///
+    /// # Errors
+    /// A node has 253 addresses for all of its pods together.
+    pub fn add_addresses(&self, pod: &Pod, count: usize) -> Result<Vec<Ipv4Addr>> {
+        let made = self.made();
+        let all = self.inner.pods.others().map(|(_, addresses)| addresses.v4);
+        let free = all.filter(|address| made.iter().all(|pod| !pod.has(*address)));
+        let more: Vec<_> = free.take(count).collect();
+        ensure!(more.len() == count, "{} has {} addresses left, not {count}", self.host().name(), more.len());
+        let (interface, gateway) = (pod.interface(), self.gateway());
+        let route = |address| format!("route add {address}/32 dev {interface} src {gateway}");
+        self.namespace().ip(more.iter().map(route))?;
+        pod.take(&more)?;
+        Ok(more)
     }
 
     pub fn remove_pod(&self, pod: &Pod) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use anyhow::{Context as _, Result};
@@ -29,6 +29,8 @@ struct Inner {
     interface: String,
     namespace: Namespace,
     addresses: Addresses,
+    /// IPv4 addresses that it was given later.
+    more: Mutex<Vec<Ipv4Addr>>,
 }
 
 impl Pod {
@@ -47,6 +49,7 @@ impl Pod {
             interface,
             namespace,
             addresses,
+            more: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -86,6 +89,11 @@ impl Pod {
         self.inner.node.spawn(&name, command).with_context(|| format!("start the program of pod {name}"))
     }
 
+    /// What was started in it last.
+    pub fn process(&self) -> Result<Arc<Process>> {
+        self.inner.node.core()?.process(&self.process_name())
+    }
+
     /// The pod's link carries no larger packets from now on, neither way: towards the pod it is the node that says so.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         let set = || {
@@ -98,6 +106,21 @@ impl Pod {
 
     pub(super) fn addresses(&self) -> Addresses {
         self.inner.addresses
+    }
+
+    pub(super) fn has(&self, address: Ipv4Addr) -> bool {
+        address == self.address() || self.more().contains(&address)
+    }
+
+    /// Answers at these addresses too; the node has routes to them.
+    pub(super) fn take(&self, more: &[Ipv4Addr]) -> Result<()> {
+        self.namespace().ip(more.iter().map(|address| format!("address add {address}/32 dev eth0")))?;
+        self.more().extend(more);
+        Ok(())
+    }
+
+    fn more(&self) -> MutexGuard<'_, Vec<Ipv4Addr>> {
+        self.inner.more.lock().expect("no holder of the addresses panics")
     }
 
     /// Gives it its addresses and its ways out, once the node has laid the link.

@@ -110,6 +110,15 @@ impl Process {
         killpg(self.id, signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
+    /// Stops it where it is: what it holds open stays open, and nothing is done about it until it is thawed.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
     /// Kills it as a power cut would: no chance to say good-bye.
     pub fn kill(&self) {
         // Fails only for a process that has ended, which is what is wanted.
