@@ -14,22 +14,26 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use federation_agent::api::ScopeKind;
+use federation_agent::api::{FederatedService, ScopeKind};
 use federation_tests::{
     client::{self, Answer},
     federation::{
         DOMAIN, FEDERATION, Federation, HTTP_PORT, NAMESPACE, PATIENCE, SERVICE, SERVICE_ECHO_PORT,
         SERVICE_HTTP_PORT, VIP_RANGE, VIP_RANGE_V6, my_dual_stack_service,
     },
-    lab::{Namespace, Node, Pod},
+    lab::{Namespace, Node, Pod, program},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{Api, ResourceExt as _, api::ListParams};
+use k8s_openapi::api::{core::v1::Event, discovery::v1::EndpointSlice};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
+use serde_json::json;
 
 /// How long one request may take before it counts as failed.
 const REQUEST: Duration = Duration::from_millis(500);
@@ -301,6 +305,96 @@ async fn a_control_plane_that_is_down_moves_nothing() -> Result<()> {
         assert_eq!(answer.cluster, NEAR);
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_explains_where_connections_go_and_asks_its_program() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    moves_to(&federation, client.namespace(), http(vip), NEAR).await?;
+    let member = federation.member(NEAR)?;
+    member.set_ready(&member.servers()[0], false).await?;
+
+    let agent = |arguments: &[&str]| -> Result<(bool, String)> {
+        let mut command = Command::new(program("federation-agent")?);
+        let output = command.args(arguments).output().context("run federation-agent")?;
+        Ok((output.status.success(), String::from_utf8([output.stdout, output.stderr].concat())?))
+    };
+    let state = federation.lab().folder().join(format!("{NEAR}-{}", client.node.name()));
+    let state = state.to_str().context("a folder's name")?;
+    let explain = |arguments: &[&str]| agent(&[&["explain", "--state-dir", state], arguments].concat());
+
+    let spilled = async || {
+        let (_, text) = explain(&[SERVICE])?;
+        for words in [
+            "same cluster  1/2     70.0%",
+            "same region   2/2     30.0%",
+            "not ready, by its cluster's word",
+            "well, but nearer tiers take everything",
+        ] {
+            ensure!(text.contains(words), "{words:?} is not in:\n{text}");
+        }
+        Ok(())
+    };
+    federation.lab().wait_for("half of the near pods are explained", PATIENCE, spilled).await?;
+
+    // As clients elsewhere would meet it.
+    let (_, abroad) = explain(&[&format!("{vip}:{SERVICE_HTTP_PORT}"), "--from", FAR])?;
+    assert!(abroad.contains(&format!("for clients at {FAR}")) && abroad.contains("100.0%"), "{abroad}");
+
+    // The program is asked, and forgets.
+    let tuple = "10.99.0.1:43210";
+    let (ok, text) = explain(&[&vip.to_string(), "--tuple", tuple])?;
+    assert!(ok && text.contains(&format!("{vip}:{SERVICE_HTTP_PORT} TCP would go to")), "{text}");
+    let pins = member.bpf_folder(federation.lab(), &client.node);
+    let (_, flows) = agent(&["flows", "--bpf-dir", pins.to_str().context("a folder's name")?])?;
+    assert!(!flows.contains("43210"), "{flows}");
+
+    for (arguments, words) in [
+        (&["nobody"][..], "no service nobody"),
+        (&["198.18.255.255"], "no service's VIP"),
+        (&[SERVICE, "--from", "mars"], "mars is neither"),
+    ] {
+        let (ok, text) = explain(arguments)?;
+        assert!(!ok && text.contains(words), "{text}");
+    }
+    let (ok, text) = agent(&["explain", SERVICE, "--state-dir", "/nowhere"])?;
+    assert!(!ok && text.contains("/nowhere/agent.sock"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_health_check_over_http_sees_what_an_open_port_hides_and_tells_events() -> Result<()> {
+    let federation = Federation::running().await?;
+    let client = Client::new(&federation)?;
+    let vip = federation.vip(ScopeKind::Nearest, None).await?;
+    moves_to(&federation, client.namespace(), http(vip), NEAR).await?;
+
+    // The server knows no such page: its port is open, and it says no.
+    let services = Api::<FederatedService>::namespaced(federation.api().clone(), NAMESPACE);
+    let ask_for = async |path: &str| {
+        let check = json!({ "spec": { "healthCheck": { "protocol": "HTTP", "path": path } } });
+        services.patch(SERVICE, &PatchParams::default(), &Patch::Merge(&check)).await.map(drop)
+    };
+    ask_for("/no-such-page").await?;
+    let told = async || {
+        let events = Api::<Event>::namespaced(federation.api().clone(), NAMESPACE);
+        let events = events.list(&ListParams::default()).await?;
+        let found = events.iter().any(|event| {
+            event.reason.as_deref() == Some("ShardFailed")
+                && event.involved_object.kind.as_deref() == Some("FederatedService")
+                && event
+                    .message
+                    .as_deref()
+                    .is_some_and(|message| message.contains("HTTP GET /no-such-page: status 404"))
+        });
+        ensure!(found, "no Event tells that the shard has failed");
+        Ok(())
+    };
+    federation.lab().wait_for("an Event tells of the failure with its evidence", PATIENCE, told).await?;
+    ask_for("/").await?;
+    moves_to(&federation, client.namespace(), http(vip), NEAR).await
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::{
 
 use federation_agent::{
     dataplane::{self, Config, DataPlane, Mode, Reached, TcAttach, view::View},
-    model::{Protocol, Scope, ServiceKey},
+    model::{Protocol, ServiceKey},
     plan::{Backend, Frontend, Plan, ServicePlan, Target},
 };
 use federation_ebpf::{maps::EventKind, outcome::Outcome};

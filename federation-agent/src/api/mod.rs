@@ -10,8 +10,8 @@ use kube::CustomResourceExt as _;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
 pub use federated_service::{
-    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, ScopeKind, ShardState,
-    ShardStatus, VipStatus,
+    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, HealthCheckProtocol,
+    HealthCheckSpec, ScopeKind, ShardState, ShardStatus, VipStatus,
 };
 
 /// The definitions of our kinds as YAML, for a kube-apiserver that shall serve them.

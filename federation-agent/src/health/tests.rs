@@ -253,6 +253,27 @@ fn one_answer_does_not_bring_back_who_has_failed() {
 }
 
 #[test]
+fn who_flaps_every_second_comes_back_ever_more_seldom() {
+    let mut bench = Bench::settled(&ALL, 3);
+    let mut returns = 0;
+    let mut is_in = true;
+    for second in 0..60 {
+        bench.used(1);
+        bench.set(NEXT, if second % 2 == 0 { Manner::Silent } else { Manner::Well });
+        for _ in 0..10 {
+            bench.run(Duration::from_millis(100));
+            let was_in = std::mem::replace(&mut is_in, bench.verdict(NEXT).is_none());
+            returns += usize::from(is_in && !was_in);
+        }
+    }
+    assert!((2..=10).contains(&returns), "{returns}");
+    // And once it is steady it is as good as any.
+    bench.set(NEXT, Manner::Well);
+    bench.run(Duration::from_secs(12));
+    assert_eq!(bench.verdict(NEXT), None);
+}
+
+#[test]
 fn the_dead_of_the_agent_before_stay_dead_until_they_answer() {
     let dead = vec![(address(1, 1), Tcp), (address(1, 2), Tcp)];
     let mut bench = Bench::inheriting(&ALL, 3, dead.clone());

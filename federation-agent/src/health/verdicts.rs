@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{
     News, ShardKey, Turn,
@@ -16,12 +16,27 @@ use super::{
 };
 use crate::plan::{ShardHealth, Verdict};
 
+/// Who fails again within this time of coming back, or as long as it was held out, flaps.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// How long who flaps is held out: at first, then twice as long each time.
+const FIRST_HOLD: Duration = Duration::from_secs(1);
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
+
 #[derive(Default)]
 pub(super) struct Verdicts {
     shards: BTreeMap<ShardKey, Failings>,
     /// Shards of which something is not believed yet.
     doubted: BTreeSet<ShardKey>,
+    /// Who has come back lately: an endpoint, or the shard.
+    returns: BTreeMap<(ShardKey, Option<SocketAddr>), Return>,
     pub witnesses: Witnesses,
+}
+
+struct Return {
+    at: Instant,
+    /// How long it was held out before that.
+    hold: Duration,
 }
 
 /// What is wrong with a shard.
@@ -41,6 +56,8 @@ struct Failing {
     good: u32,
     /// Whether it is dead, rather than this node cut off.
     believed: bool,
+    /// How long it stays out at least: none, unless it flaps.
+    hold: Duration,
 }
 
 impl Verdicts {
@@ -65,7 +82,8 @@ impl Verdicts {
                 (Ok(()), None) => {}
                 (Ok(()), Some(failing)) => {
                     failing.good += 1;
-                    if failing.good >= shard.check.healthy_threshold {
+                    if failing.good >= shard.check.healthy_threshold && failing.may_return(now) {
+                        self.returned((report.shard.clone(), Some(*address)), failing.hold, now);
                         failings.endpoints.remove(address);
                         news.push(tell(Turn::Back));
                     }
@@ -78,13 +96,13 @@ impl Verdicts {
                 }
                 (Err(failure), None) => {
                     let remote = shard.targets.get(*address).is_some_and(|target| target.remote);
-                    let failing = self.failing(report, failure.clone(), remote);
+                    let failing = self.failing(report, Some(*address), failure.clone(), remote);
                     news.push(tell(failing.turn()));
                     failings.endpoints.insert(*address, failing);
                 }
             }
         }
-        if let Some(change) = self.judge_shard(&mut failings, report, &sample, shard) {
+        if let Some(change) = self.judge_shard(&mut failings, report, &sample, shard, now) {
             // What is said of all need not be said of each.
             news.clear();
             news.push(News { shard: report.shard.clone(), endpoint: None, turn: change });
@@ -95,15 +113,18 @@ impl Verdicts {
 
     /// A shard is lost when its whole sample is, and back when anybody of it is.
     fn judge_shard(
-        &self,
+        &mut self,
         failings: &mut Failings,
         report: &Report,
         sample: &[Answer],
         shard: &Shard,
+        now: Instant,
     ) -> Option<Turn> {
         let failed = |answer: &Answer| answer.result.is_err();
         if sample.iter().any(|answer| !failings.endpoints.contains_key(&answer.address)) {
-            return failings.all.take().map(|_| Turn::Back);
+            let back = failings.all.take_if(|all| all.may_return(now))?;
+            self.returned((report.shard.clone(), None), back.hold, now);
+            return Some(Turn::Back);
         }
         if failings.all.is_some() || sample.is_empty() || !sample.iter().all(failed) {
             return None;
@@ -113,15 +134,32 @@ impl Verdicts {
         let failure = failure.min_by_key(|failure| failure.silent)?.clone();
         let remote =
             sample.iter().all(|answer| shard.targets.get(answer.address).is_some_and(|target| target.remote));
-        let failing = self.failing(report, failure, remote);
+        let failing = self.failing(report, None, failure, remote);
         let turn = failing.turn();
         failings.all = Some(failing);
         Some(turn)
     }
 
-    fn failing(&self, report: &Report, failure: Failure, remote: bool) -> Failing {
+    fn failing(
+        &self,
+        report: &Report,
+        endpoint: Option<SocketAddr>,
+        failure: Failure,
+        remote: bool,
+    ) -> Failing {
         let believed = !failure.silent || !remote || self.witnesses.confirm(&report.shard.1, report.asked);
-        Failing { failure, since: report.asked, good: 0, believed }
+        let hold = match self.returns.get(&(report.shard.clone(), endpoint)) {
+            Some(Return { at, hold }) if report.asked < *at + STEADY.max(*hold) => {
+                (*hold * 2).clamp(FIRST_HOLD, LONGEST_HOLD)
+            }
+            _ => Duration::ZERO,
+        };
+        Failing { failure, since: report.asked, good: 0, believed, hold }
+    }
+
+    fn returned(&mut self, who: (ShardKey, Option<SocketAddr>), hold: Duration, now: Instant) {
+        self.returns.retain(|_, before| now < before.at + STEADY.max(before.hold));
+        self.returns.insert(who, Return { at: now, hold });
     }
 
     /// Somebody has answered: what was doubted may be believed now. The shards of which that is so.
@@ -152,7 +190,7 @@ impl Verdicts {
         let mut failings = self.shards.remove(key).unwrap_or_default();
         for target in shard.targets.list.iter().filter(|target| is_dead(&target.covers)) {
             let failure = Failure { silent: true, evidence: "it was dead before this agent began".into() };
-            let failing = Failing { failure, since: now, good: 0, believed: true };
+            let failing = Failing { failure, since: now, good: 0, believed: true, hold: Duration::ZERO };
             failings.endpoints.entry(target.address).or_insert(failing);
         }
         self.keep(key.clone(), failings);
@@ -216,6 +254,10 @@ impl Verdicts {
 }
 
 impl Failing {
+    fn may_return(&self, now: Instant) -> bool {
+        now >= self.since + self.hold
+    }
+
     fn turn(&self) -> Turn {
         let evidence = self.failure.evidence.clone();
         if self.believed { Turn::Failed { evidence } } else { Turn::Doubted { evidence } }

@@ -3,6 +3,8 @@
 //! An object says what it can: a part that cannot be used is left out with the reason, and the rest holds. Objects
 //! come together in `view`.
 
+mod health_check;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -14,8 +16,8 @@ use thiserror::Error;
 use crate::{
     api::{self, ScopeKind, VipStatus, marks::CLUSTER_LABEL},
     model::{
-        Cluster, ClusterName, Endpoint, Overprovisioning, Port, Protocol, Readiness, Region, Scope,
-        ServiceKey, Zone,
+        Cluster, ClusterName, Endpoint, HealthCheck, Overprovisioning, Port, Protocol, Readiness, Region,
+        Scope, ServiceKey, TrafficDistribution, Zone,
     },
 };
 
@@ -39,6 +41,10 @@ pub enum Untranslatable {
     NoLocation(ScopeKind),
     #[error("overprovisioning of {0} % would turn load away from a healthy tier; 100 or more can be used")]
     Overprovisioning(u16),
+    #[error("its healthCheck has {field} {value:?}, where {allowed} can be meant; the default check holds")]
+    HealthCheck { field: &'static str, value: String, allowed: &'static str },
+    #[error("its trafficDistribution {0:?} is not known; endpoints of the own cluster are alike")]
+    TrafficDistribution(String),
     #[error("its addresses are of type {0}; IPv4 and IPv6 can be reached")]
     AddressType(String),
     #[error("endpoint address {address:?} is not of type {family}")]
@@ -59,6 +65,7 @@ pub struct Translated<T> {
 pub struct Offer {
     pub ports: Vec<Port>,
     pub client_ip_affinity: bool,
+    pub distribution: TrafficDistribution,
 }
 
 /// What a `FederatedService` says.
@@ -68,6 +75,7 @@ pub struct Steering {
     pub vips: BTreeMap<Scope, Vec<IpAddr>>,
     pub weights: BTreeMap<ClusterName, u16>,
     pub overprovisioning: Overprovisioning,
+    pub health_check: HealthCheck,
 }
 
 /// What an `EndpointSlice` says.
@@ -95,7 +103,7 @@ pub fn cluster(cluster: &api::Cluster) -> Result<Translated<Cluster>, Untranslat
 pub fn service(service: &core::v1::Service) -> Translated<Offer> {
     let spec = service.spec.as_ref();
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    let (ports, left_out) = sort_out(ports.iter().map(|port| {
+    let (ports, mut left_out) = sort_out(ports.iter().map(|port| {
         let name = port.name.clone().unwrap_or_default();
         Ok(Port {
             protocol: protocol(&name, port.protocol.as_deref())?,
@@ -104,7 +112,16 @@ pub fn service(service: &core::v1::Service) -> Translated<Offer> {
         })
     }));
     let client_ip_affinity = spec.and_then(|spec| spec.session_affinity.as_deref()) == Some("ClientIP");
-    Translated { value: Offer { ports, client_ip_affinity }, left_out }
+    let distribution = match spec.and_then(|spec| spec.traffic_distribution.as_deref()) {
+        None | Some("") => TrafficDistribution::Any,
+        Some("PreferSameZone" | "PreferClose") => TrafficDistribution::SameZone,
+        Some("PreferSameNode") => TrafficDistribution::SameNode,
+        Some(other) => {
+            left_out.push(Untranslatable::TrafficDistribution(other.to_owned()));
+            TrafficDistribution::Any
+        }
+    };
+    Translated { value: Offer { ports, client_ip_affinity, distribution }, left_out }
 }
 
 pub fn federated_service(federated: &api::FederatedService) -> Translated<Steering> {
@@ -118,8 +135,15 @@ pub fn federated_service(federated: &api::FederatedService) -> Translated<Steeri
             Overprovisioning::default()
         }),
     };
+    let asked = federated.spec.health_check.as_ref().map(health_check::health_check);
+    let health_check = asked.transpose().unwrap_or_else(|reason| {
+        left_out.push(reason);
+        None
+    });
+    let health_check = health_check.unwrap_or_default();
     let weights = federated.spec.weights.iter().map(|w| (ClusterName::from(&w.cluster), w.weight)).collect();
-    Translated { value: Steering { vips: scopes.into_iter().collect(), weights, overprovisioning }, left_out }
+    let vips = scopes.into_iter().collect();
+    Translated { value: Steering { vips, weights, overprovisioning, health_check }, left_out }
 }
 
 /// # Errors

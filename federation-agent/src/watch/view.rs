@@ -18,10 +18,7 @@ use super::{
 };
 use crate::{
     api,
-    model::{
-        Cluster, ClusterName, Endpoint, Federation, HealthCheck, Service, ServiceKey, Shard,
-        TrafficDistribution,
-    },
+    model::{Cluster, ClusterName, Endpoint, Federation, Service, ServiceKey, Shard},
 };
 
 /// Something that happened to an object of one of the kinds.
@@ -139,8 +136,8 @@ impl View {
             shards: self.shards(key, steering),
             client_ip_affinity: offer.client_ip_affinity,
             overprovisioning: steering.overprovisioning,
-            distribution: TrafficDistribution::default(),
-            health_check: HealthCheck::default(),
+            distribution: offer.distribution,
+            health_check: steering.health_check.clone(),
         })
     }
 
