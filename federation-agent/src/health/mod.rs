@@ -142,7 +142,12 @@ impl Watch {
 
     fn due(&mut self, now: Instant) -> Vec<probe::Inquiry> {
         let (verdicts, distances) = (&self.verdicts, &self.distances);
-        self.roster.due(now, |key| verdicts.failed(key), |cluster, check| patience(distances, cluster, check))
+        let patience = |cluster: &ClusterName, check: &HealthCheck| patience(distances, cluster, check);
+        let mut inquiries = self.roster.due(now, |key| verdicts.failed(key), patience);
+        for inquiry in &mut inquiries {
+            inquiry.witnessed = verdicts.is_witnessed(&inquiry.shard);
+        }
+        inquiries
     }
 
     fn next_wake(&self, now: Instant) -> Instant {
@@ -238,15 +243,15 @@ impl Watch {
         for round_trip in report.sample.iter().chain(&report.again).filter_map(|answer| answer.round_trip) {
             self.distances_changed |= self.distances.measure(&report.shard.1, round_trip);
         }
-        let mut news = Vec::new();
+        let failed = self.verdicts.is_failing(&report.shard);
         if let Some(shard) = self.roster.get(&report.shard) {
-            news = self.verdicts.record(report, shard, now);
-            news.extend(self.verdicts.reconsider());
+            self.news.extend(self.verdicts.record(report, shard, now));
         }
         let failing = self.verdicts.is_failing(&report.shard);
         self.roster.take_back(&report.shard, failing, now);
-        self.touched.extend(news.iter().map(|item| item.shard.0.clone()));
-        self.news.extend(news);
+        if failed || failing {
+            self.touched.insert(report.shard.0.clone());
+        }
     }
 
     /// The state of health, if it is another one than before.

@@ -229,7 +229,7 @@ impl Roster {
             shard.state = State::Asked { next: now + interval };
             let patience = patience(&key.1, &shard.check);
             let check = shard.check.clone();
-            inquiries.push(Inquiry { shard: key, check, sample, again, patience });
+            inquiries.push(Inquiry { shard: key, check, sample, again, patience, witnessed: false });
         }
         inquiries
     }

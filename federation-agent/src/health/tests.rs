@@ -128,7 +128,13 @@ impl Bench {
             round_trip: (manner == Manner::Well).then_some(Duration::from_millis(5)),
         };
         let [sample, again] = [&inquiry.sample, &inquiry.again].map(|list| list.iter().map(answer).collect());
-        let report = Report { shard: inquiry.shard.clone(), asked: self.now, sample, again };
+        let report = Report {
+            shard: inquiry.shard.clone(),
+            asked: self.now,
+            witnessed: inquiry.witnessed,
+            sample,
+            again,
+        };
         let done = |after| (self.now + after, Progress::Done(report));
         match manner {
             Manner::Well => vec![done(Duration::from_millis(5))],
@@ -173,13 +179,16 @@ fn a_used_shard_is_asked_often_and_the_others_seldom() {
 }
 
 #[test]
-fn a_used_shard_that_falls_silent_is_dead_within_half_a_second_as_the_others_answer() {
+fn a_used_shard_that_falls_silent_is_left_within_half_a_second_and_dead_when_others_have_spoken() {
     let mut bench = Bench::settled(&ALL, 3);
     bench.used(1);
     bench.run(Duration::from_millis(700));
     bench.set(NEXT, Manner::Silent);
     // The turn that it waits for (jitter and all), the timeout beyond two round trips, and the steps of this bench.
     bench.run(Duration::from_millis(275 + 260 + 15));
+    assert!(bench.verdict(NEXT).is_some());
+    assert!(bench.news.is_empty(), "it may yet be a moment's trouble: {:?}", bench.news);
+    bench.run(Duration::from_millis(300));
     assert!(matches!(bench.verdict(NEXT), Some(Verdict::Failed { .. })), "{:?}", bench.verdict(NEXT));
     assert_eq!(bench.verdict(FAR), None);
     let reasons: Vec<_> = bench.news.iter().map(News::reason).collect();
@@ -189,6 +198,7 @@ fn a_used_shard_that_falls_silent_is_dead_within_half_a_second_as_the_others_ans
 #[test]
 fn who_falls_silent_with_most_others_is_doubted_and_recovers_with_them() {
     let mut bench = Bench::settled(&ALL, 1);
+    let start = bench.now;
     bench.used(1);
     bench.run(Duration::from_millis(700));
     for cluster in [NEXT, FAR, AWAY] {
@@ -200,8 +210,12 @@ fn who_falls_silent_with_most_others_is_doubted_and_recovers_with_them() {
     for cluster in [NEXT, FAR, AWAY] {
         bench.set(cluster, Manner::Well);
     }
-    bench.run(Duration::from_secs(2));
-    assert_eq!(ALL.map(|cluster| bench.verdict(cluster)), [None, None, None, None]);
+    // Whoever speaks first harms nobody who is asked later.
+    while ALL.iter().any(|cluster| bench.verdict(cluster).is_some()) {
+        bench.run(Duration::from_millis(5));
+        let dead = ALL.iter().any(|c| matches!(bench.verdict(c), Some(Verdict::Failed { .. })));
+        assert!(!dead && bench.now < start + Duration::from_secs(30));
+    }
 }
 
 #[test]

@@ -26,8 +26,6 @@ const LONGEST_HOLD: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Verdicts {
     shards: BTreeMap<ShardKey, Failings>,
-    /// Shards of which something is not believed yet.
-    doubted: BTreeSet<ShardKey>,
     /// Who has come back lately: an endpoint, or the shard.
     returns: BTreeMap<(ShardKey, Option<SocketAddr>), Return>,
     pub witnesses: Witnesses,
@@ -56,6 +54,8 @@ struct Failing {
     good: u32,
     /// Whether it is dead, rather than this node cut off.
     believed: bool,
+    /// The turn is known to people. One that is over with the next inquiry is not worth a word.
+    told: bool,
     /// How long it stays out at least: none, unless it flaps.
     hold: Duration,
 }
@@ -83,21 +83,18 @@ impl Verdicts {
                 (Ok(()), Some(failing)) => {
                     failing.good += 1;
                     if failing.good >= shard.check.healthy_threshold && failing.may_return(now) {
+                        news.extend(failing.told.then(|| tell(Turn::Back)));
                         self.returned((report.shard.clone(), Some(*address)), failing.hold, now);
                         failings.endpoints.remove(address);
-                        news.push(tell(Turn::Back));
                     }
                 }
                 (Err(failure), Some(failing)) => {
-                    failing.good = 0;
-                    // Who says no is no victim of the network.
-                    failing.believed |= !failure.silent;
-                    failing.failure = failure.clone();
+                    news.extend(failing.again(report, failure).map(tell));
                 }
                 (Err(failure), None) => {
                     let remote = shard.targets.get(*address).is_some_and(|target| target.remote);
                     let failing = self.failing(report, Some(*address), failure.clone(), remote);
-                    news.push(tell(failing.turn()));
+                    news.extend(failing.told.then(|| tell(failing.turn())));
                     failings.endpoints.insert(*address, failing);
                 }
             }
@@ -124,20 +121,23 @@ impl Verdicts {
         if sample.iter().any(|answer| !failings.endpoints.contains_key(&answer.address)) {
             let back = failings.all.take_if(|all| all.may_return(now))?;
             self.returned((report.shard.clone(), None), back.hold, now);
-            return Some(Turn::Back);
+            return back.told.then_some(Turn::Back);
         }
-        if failings.all.is_some() || sample.is_empty() || !sample.iter().all(failed) {
+        if sample.is_empty() || !sample.iter().all(failed) {
             return None;
         }
         let failure = sample.iter().filter_map(|answer| answer.result.as_ref().err());
         // One that says no shows that the network works.
         let failure = failure.min_by_key(|failure| failure.silent)?.clone();
+        if let Some(all) = &mut failings.all {
+            return all.again(report, &failure);
+        }
         let remote =
             sample.iter().all(|answer| shard.targets.get(answer.address).is_some_and(|target| target.remote));
         let failing = self.failing(report, None, failure, remote);
-        let turn = failing.turn();
+        let turn = failing.told.then(|| failing.turn());
         failings.all = Some(failing);
-        Some(turn)
+        turn
     }
 
     fn failing(
@@ -147,14 +147,16 @@ impl Verdicts {
         failure: Failure,
         remote: bool,
     ) -> Failing {
-        let believed = !failure.silent || !remote || self.witnesses.confirm(&report.shard.1, report.asked);
+        // Silence is believed with the next inquiry at the earliest, if others have spoken before it began: when this node's
+        // network is back, nobody speaks first to another's harm.
+        let believed = !failure.silent || !remote;
         let hold = match self.returns.get(&(report.shard.clone(), endpoint)) {
             Some(Return { at, hold }) if report.asked < *at + STEADY.max(*hold) => {
                 (*hold * 2).clamp(FIRST_HOLD, LONGEST_HOLD)
             }
             _ => Duration::ZERO,
         };
-        Failing { failure, since: report.asked, good: 0, believed, hold }
+        Failing { failure, since: report.asked, good: 0, believed, told: believed, hold }
     }
 
     fn returned(&mut self, who: (ShardKey, Option<SocketAddr>), hold: Duration, now: Instant) {
@@ -162,26 +164,11 @@ impl Verdicts {
         self.returns.insert(who, Return { at: now, hold });
     }
 
-    /// Somebody has answered: what was doubted may be believed now. The shards of which that is so.
-    pub(super) fn reconsider(&mut self) -> Vec<News> {
-        let mut news = Vec::new();
-        for key in std::mem::take(&mut self.doubted) {
-            let Some(mut failings) = self.shards.remove(&key) else { continue };
-            let endpoints = failings.endpoints.iter_mut().map(|(address, failing)| (Some(*address), failing));
-            let mut all_told = false;
-            for (endpoint, failing) in failings.all.iter_mut().map(|failing| (None, failing)).chain(endpoints)
-            {
-                if !failing.believed && self.witnesses.confirm(&key.1, failing.since) {
-                    failing.believed = true;
-                    if !all_told {
-                        news.push(News { shard: key.clone(), endpoint, turn: failing.turn() });
-                    }
-                    all_told |= endpoint.is_none();
-                }
-            }
-            self.keep(key, failings);
-        }
-        news
+    /// Whether others have spoken since something of the shard fell silent.
+    pub(super) fn is_witnessed(&self, key: &ShardKey) -> bool {
+        let Some(failings) = self.shards.get(key) else { return false };
+        let all = failings.all.iter().chain(failings.endpoints.values());
+        all.map(|failing| failing.since).min().is_some_and(|since| self.witnesses.confirm(&key.1, since))
     }
 
     /// Holds these backends, dead by the maps of an agent before this one, to be so until they answer.
@@ -190,7 +177,8 @@ impl Verdicts {
         let mut failings = self.shards.remove(key).unwrap_or_default();
         for target in shard.targets.list.iter().filter(|target| is_dead(&target.covers)) {
             let failure = Failure { silent: true, evidence: "it was dead before this agent began".into() };
-            let failing = Failing { failure, since: now, good: 0, believed: true, hold: Duration::ZERO };
+            let failing =
+                Failing { failure, since: now, good: 0, believed: true, told: true, hold: Duration::ZERO };
             failings.endpoints.entry(target.address).or_insert(failing);
         }
         self.keep(key.clone(), failings);
@@ -199,22 +187,13 @@ impl Verdicts {
     /// Drops what is said of those who are gone.
     pub(super) fn forget(&mut self, key: &ShardKey, shard: Option<&Shard>) {
         let Some(mut failings) = self.shards.remove(key) else { return };
-        let Some(shard) = shard.filter(|shard| !shard.targets.list.is_empty()) else {
-            self.doubted.remove(key);
-            return;
-        };
+        let Some(shard) = shard.filter(|shard| !shard.targets.list.is_empty()) else { return };
         failings.endpoints.retain(|address, _| shard.targets.get(*address).is_some());
         failings.all = failings.all.filter(|_| !failings.endpoints.is_empty());
         self.keep(key.clone(), failings);
     }
 
     fn keep(&mut self, key: ShardKey, failings: Failings) {
-        let mut all = failings.all.iter().chain(failings.endpoints.values());
-        if all.any(|failing| !failing.believed) {
-            self.doubted.insert(key.clone());
-        } else {
-            self.doubted.remove(&key);
-        }
         if failings.all.is_some() || !failings.endpoints.is_empty() {
             self.shards.insert(key, failings);
         }
@@ -254,6 +233,17 @@ impl Verdicts {
 }
 
 impl Failing {
+    /// It has failed once more; what there is to tell of it.
+    fn again(&mut self, report: &Report, failure: &Failure) -> Option<Turn> {
+        self.good = 0;
+        self.failure = failure.clone();
+        // Who says no is no victim of the network.
+        let believes = !self.believed && (!failure.silent || report.witnessed);
+        self.believed |= believes;
+        let told = std::mem::replace(&mut self.told, true);
+        (believes || !told).then(|| self.turn())
+    }
+
     fn may_return(&self, now: Instant) -> bool {
         now >= self.since + self.hold
     }

@@ -30,6 +30,8 @@ pub(super) struct Inquiry {
     pub again: Vec<SocketAddr>,
     /// How long an answer may take, the way there and back included.
     pub patience: Duration,
+    /// Others have spoken since the shard fell silent: it is not this node's network.
+    pub witnessed: bool,
 }
 
 /// What becomes of an inquiry.
@@ -45,6 +47,8 @@ pub(super) struct Report {
     pub shard: ShardKey,
     /// When the first question was put.
     pub asked: Instant,
+    /// As the inquiry says.
+    pub witnessed: bool,
     pub sample: Vec<Answer>,
     pub again: Vec<Answer>,
 }
@@ -68,7 +72,7 @@ pub(super) struct Failure {
 /// Asks everybody and tells how it goes.
 pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Progress>) {
     let asked = Instant::now();
-    let Inquiry { shard, check, sample, again, patience } = inquiry;
+    let Inquiry { shard, check, sample, again, patience, witnessed } = inquiry;
     let in_sample = sample.len();
     let questions = sample.iter().chain(&again).enumerate();
     let mut answers: FuturesUnordered<_> = questions
@@ -105,7 +109,7 @@ pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Pr
     heard.sort_by_key(|(number, _)| *number);
     let mut sample: Vec<_> = heard.into_iter().map(|(_, answer)| answer).collect();
     let again = sample.split_off(in_sample);
-    let _ = progress.send(Progress::Done(Report { shard, asked, sample, again }));
+    let _ = progress.send(Progress::Done(Report { shard, asked, witnessed, sample, again }));
 }
 
 /// Puts the question as often as it takes to believe a no: the next time when the time before has failed, or has been
@@ -173,8 +177,9 @@ mod tests {
         let (progress, mut heard) = mpsc::unbounded_channel();
         let shard = (ServiceKey::new("ns", "s"), "here".into());
         let patience = check.timeout;
-        inquire(Inquiry { shard, check, sample: addresses.to_vec(), again: vec![], patience }, progress)
-            .await;
+        let (sample, again) = (addresses.to_vec(), vec![]);
+        let inquiry = Inquiry { shard, check, sample, again, patience, witnessed: false };
+        inquire(inquiry, progress).await;
         loop {
             if let Progress::Done(report) = heard.recv().await.expect("it ends") {
                 return report.sample;
