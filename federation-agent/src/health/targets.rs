@@ -1,6 +1,9 @@
 //! What can be asked of a shard, and about whom each answer speaks.
 
-use std::net::SocketAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use super::passive::Backend;
 use crate::{
@@ -16,6 +19,8 @@ pub(super) struct Target {
     pub covers: Vec<Backend>,
     /// Which of the shard's endpoints it is of, by its place among those that are asked.
     pub endpoint: usize,
+    /// Which of the nodes that the shard runs on; whoever names none is a node of its own.
+    pub node: usize,
     /// On another node than this one: its answers tell of the network too.
     pub remote: bool,
 }
@@ -23,6 +28,7 @@ pub(super) struct Target {
 /// All of a shard's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Targets {
+    /// Neighbours are on different nodes as far as possible: who is asked together does not fall together.
     pub list: Vec<Target>,
     /// By endpoint: whom no answer speaks for, and who falls when all of the endpoint's targets have.
     pub silent: Vec<Vec<Backend>>,
@@ -32,11 +38,17 @@ impl Targets {
     /// Endpoints that do not serve are not asked; those that terminate and still do are.
     pub(super) fn of(service: &Service, shard: &Shard, is_here: bool, place: &Place) -> Self {
         let mut targets = Self::default();
+        let mut nodes: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         let asked = shard.endpoints.iter().filter(|endpoint| endpoint.readiness != Readiness::NotReady);
         for (number, endpoint) in asked.enumerate() {
             let remote = !(is_here && endpoint.node.as_ref() == Some(&place.node));
             let all = backends(service, endpoint);
-            let target = |address, covers| Target { address, covers, endpoint: number, remote };
+            let next = nodes.len();
+            let node = match endpoint.node.as_deref() {
+                Some(name) => *nodes.entry(Some(name)).or_insert(next),
+                None => shard.endpoints.len() + number,
+            };
+            let target = |address, covers| Target { address, covers, endpoint: number, node, remote };
             match asked_at(&service.health_check, endpoint, &all) {
                 AskedAt::Nowhere => targets.silent.push(Vec::new()),
                 AskedAt::One(address) => {
@@ -51,7 +63,31 @@ impl Targets {
                 }
             }
         }
+        targets.interleave();
         targets
+    }
+
+    /// Takes one of each node in turn.
+    fn interleave(&mut self) {
+        let mut turns: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut turn_of = |target: &Target| {
+            let turn = turns.entry(target.node).or_default();
+            *turn += 1;
+            *turn
+        };
+        let mut turned: Vec<_> = std::mem::take(&mut self.list)
+            .into_iter()
+            .map(|target| ((turn_of(&target), target.node), target))
+            .collect();
+        turned.sort_by_key(|(turn, _)| *turn);
+        self.list = turned.into_iter().map(|(_, target)| target).collect();
+    }
+
+    /// Whether these may speak for all: they are on more than one node, or nobody is on another.
+    pub(super) fn represent(&self, sample: impl Iterator<Item = SocketAddr>) -> bool {
+        let asked: BTreeSet<usize> =
+            sample.filter_map(|address| self.get(address)).map(|it| it.node).collect();
+        asked.len() > 1 || self.list.iter().all(|target| asked.contains(&target.node))
     }
 
     pub(super) fn get(&self, address: SocketAddr) -> Option<&Target> {
@@ -81,4 +117,52 @@ fn asked_at(check: &HealthCheck, endpoint: &Endpoint, backends: &[Backend]) -> A
 pub(super) fn backends(service: &Service, endpoint: &Endpoint) -> Vec<Backend> {
     let serves = |port: &crate::model::Port| Some((endpoint.serves(port)?, port.protocol));
     service.ports.iter().filter_map(serves).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Port;
+
+    /// Targets of endpoints on these nodes.
+    fn targets(nodes: &[&str]) -> Targets {
+        let service = Service {
+            ports: vec![Port { name: String::new(), protocol: Protocol::Tcp, port: 80 }],
+            ..Service::default()
+        };
+        let endpoint = |(node, n): (&&str, u8)| Endpoint {
+            address: [10, 8, 0, n].into(),
+            ports: [((String::new(), Protocol::Tcp), 8080)].into(),
+            readiness: Readiness::Ready,
+            node: Some((*node).to_owned()),
+            zone: None,
+        };
+        let shard = Shard { weight: 100, endpoints: nodes.iter().zip(1..).map(endpoint).collect() };
+        let locality = crate::model::Locality {
+            provider: String::new(),
+            region: "r".into(),
+            zone: "z".into(),
+            cluster: "c".into(),
+        };
+        Targets::of(&service, &shard, true, &Place { locality, node: "a".to_owned() })
+    }
+
+    #[test]
+    fn neighbours_are_on_different_nodes() {
+        let targets = targets(&["a", "a", "a", "b", "b", "c"]);
+        let nodes: Vec<_> = targets.list.iter().map(|target| target.node).collect();
+        assert_eq!(nodes, [0, 1, 2, 0, 1, 0]);
+        let local: Vec<_> = targets.list.iter().map(|target| !target.remote).collect();
+        assert_eq!(local, [true, false, false, true, false, true]);
+    }
+
+    #[test]
+    fn one_node_does_not_speak_for_another() {
+        let two = targets(&["a", "a", "b"]);
+        let address = |n: u8| SocketAddr::from(([10, 8, 0, n], 8080));
+        for (sample, speaks) in [(&[1, 2][..], false), (&[1, 3], true), (&[3], false)] {
+            assert_eq!(two.represent(sample.iter().map(|n| address(*n))), speaks, "{sample:?}");
+        }
+        assert!(targets(&["a", "a"]).represent([address(1)].into_iter()));
+    }
 }

@@ -123,7 +123,8 @@ impl Verdicts {
             self.returned((report.shard.clone(), None), back.hold, now);
             return back.told.then_some(Turn::Back);
         }
-        if sample.is_empty() || !sample.iter().all(failed) {
+        let speaks_for_all = shard.targets.represent(sample.iter().map(|answer| answer.address));
+        if sample.is_empty() || !sample.iter().all(failed) || !speaks_for_all {
             return None;
         }
         let failure = sample.iter().filter_map(|answer| answer.result.as_ref().err());

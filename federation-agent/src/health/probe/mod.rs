@@ -5,6 +5,8 @@ mod http;
 mod tcp;
 
 use std::{
+    fmt,
+    io::ErrorKind,
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
@@ -64,7 +66,7 @@ pub(super) struct Answer {
 /// Why an endpoint does not count as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// Nothing came back at all: the network may be what failed.
+    /// Nothing came back from the endpoint: the network may be what failed.
     pub silent: bool,
     pub evidence: Arc<str>,
 }
@@ -130,7 +132,9 @@ async fn ask(address: SocketAddr, check: &HealthCheck, asked: Instant, patience:
     while let Some(outcome) = attempts.next().await {
         match outcome {
             Ok(Ok(())) => return Answer { address, result: Ok(()), round_trip: round_trip.get().copied() },
-            Ok(Err(reason)) => failure = Some(Failure { silent: false, evidence: reason.into() }),
+            // A no outweighs what this node's own network said.
+            Ok(Err(reason)) if !reason.silent => failure = Some(reason),
+            Ok(Err(reason)) => drop(failure.get_or_insert(reason)),
             Err(_) => {}
         }
     }
@@ -149,12 +153,20 @@ async fn put(
     address: SocketAddr,
     question: &Question,
     round_trip: &OnceLock<Duration>,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
+    let failure = |silent, reason: &dyn fmt::Display| Failure {
+        silent,
+        evidence: format!("{question}: {reason}").into(),
+    };
     let begun = Instant::now();
-    let stream = tcp::connect(address).await.map_err(|error| format!("{question}: {error}"))?;
+    let stream = tcp::connect(address).await.map_err(|error| {
+        // Anything else comes from a network on the way, as likely as not from this node's own.
+        let is_answer = matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset);
+        failure(!is_answer, &error)
+    })?;
     // The first attempt that got so far counts.
     let _ = round_trip.set(begun.elapsed());
-    speak(stream, address, question).await.map_err(|reason| format!("{question}: {reason}"))
+    speak(stream, address, question).await.map_err(|reason| failure(false, &reason))
 }
 
 async fn speak(stream: TcpStream, address: SocketAddr, question: &Question) -> Result<(), String> {
