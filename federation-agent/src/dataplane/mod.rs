@@ -15,6 +15,7 @@ mod read;
 mod slices;
 mod sweep;
 mod tables;
+mod usage;
 pub mod view;
 
 use std::{
@@ -43,6 +44,7 @@ pub use pins::LinkPin;
 pub use prerequisites::check_kernel;
 pub use program_log::ProgramLog;
 pub use sweep::Sweep;
+pub use usage::Usage;
 
 use crate::plan::Plan;
 use attach::{Hook, TcMode};
@@ -205,6 +207,14 @@ impl DataPlane {
     pub fn events(&mut self) -> Result<Events> {
         let ring = self.ebpf.take_map("EVENTS").context("there is no map EVENTS to be taken")?;
         Events::new(ring, &self.pins)
+    }
+
+    /// Which backends this node's traffic uses, to be asked from anywhere.
+    ///
+    /// # Errors
+    /// A map cannot be opened.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::open(&self.pins)
     }
 
     /// What the programs log, if they do.
