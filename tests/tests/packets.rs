@@ -1,6 +1,8 @@
 //! What the loaded programs make of packets: bytes in, bytes out, and what is remembered. Needs root and a kernel, but no
 //! network; expected bytes are computed by another library than the programs'.
 
+#[path = "packets/evidence.rs"]
+mod evidence;
 #[path = "packets/families.rs"]
 mod families;
 #[path = "packets/frames.rs"]
@@ -30,8 +32,12 @@ mod flows;
 mod fragments;
 #[path = "packets/hairpin.rs"]
 mod hairpin;
+#[path = "packets/health.rs"]
+mod health;
 #[path = "packets/malformed.rs"]
 mod malformed;
+#[path = "packets/measured.rs"]
+mod measured;
 #[path = "packets/properties.rs"]
 mod properties;
 #[path = "packets/refusals.rs"]

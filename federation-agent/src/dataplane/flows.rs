@@ -20,9 +20,14 @@ impl Moment {
         elapsed(flow.last_seen, self.0)
     }
 
+    /// The time since a tick that the programs have written.
+    pub(super) fn after(self, tick: u32) -> Duration {
+        Duration::from_nanos(u64::from(elapsed(tick, self.0)) * TICK_NANOSECONDS)
+    }
+
     /// The time since a flow's last packet, to about a second.
     pub(super) fn silence<A>(self, flow: &Flow<A>) -> Duration {
-        Duration::from_nanos(u64::from(self.since(flow)) * TICK_NANOSECONDS)
+        self.after(flow.last_seen)
     }
 
     /// Whether the flow was silent for longer than connections of its kind are.

@@ -23,10 +23,6 @@ use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
     time::Duration,
 };
 
@@ -91,8 +87,6 @@ pub struct DataPlane {
     tc: TcMode,
     maps: Maps,
     tables: Tables,
-    /// Ids that were ever given to a backend.
-    ids: Arc<AtomicU32>,
 }
 
 impl DataPlane {
@@ -150,8 +144,7 @@ impl DataPlane {
         let table = |slice: Slice| batch::read_array(&slots, slice.offset, slice.size).context("read SLOTS");
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
-        let ids = Arc::new(AtomicU32::new(tables.ids()));
-        Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables, ids })
+        Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })
     }
 
     /// Serves off-node clients through this interface.
@@ -204,7 +197,6 @@ impl DataPlane {
         let followed = self.tables.follow(plan, now, in_use, &mut writes);
         // Also where there is no room for the rest: the dead come first.
         writes.iter().try_for_each(|write| self.maps.write(write))?;
-        self.ids.store(self.tables.ids(), Ordering::Relaxed);
         followed?;
         Ok(Sweep::after(writes.iter(), pins))
     }
@@ -214,14 +206,6 @@ impl DataPlane {
         self.tables.dead()
     }
 
-    /// Which backends this node's traffic goes to.
-    ///
-    /// # Errors
-    /// A map is not there (any more).
-    pub fn usage(&self) -> Result<Usage> {
-        Usage::new(&self.pins, self.ids.clone())
-    }
-
     /// What the programs tell from now on. There is one reader.
     ///
     /// # Errors
@@ -229,6 +213,14 @@ impl DataPlane {
     pub fn events(&mut self) -> Result<Events> {
         let ring = self.ebpf.take_map("EVENTS").context("there is no map EVENTS to be taken")?;
         Events::new(ring, &self.pins)
+    }
+
+    /// Which backends this node's traffic uses, to be asked from anywhere.
+    ///
+    /// # Errors
+    /// A map cannot be opened.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::open(&self.pins)
     }
 
     /// What the programs log, if they do.

@@ -123,11 +123,6 @@ impl Tables {
         self.backends.dead().collect()
     }
 
-    /// How many ids were ever given to backends, 0 included.
-    pub(super) fn ids(&self) -> u32 {
-        self.backends.ids()
-    }
-
     /// The writes that lead from what the maps hold to `plan`; what did not change since the last one is not looked at.
     /// `now` is of any clock that only rises; `in_use` tells which backend ids have live flows and is asked only when
     /// ids run out.

@@ -30,7 +30,7 @@ const IN_USE: Duration = Duration::from_secs(5);
 /// The ring of events cannot be waited for, or a map not be read.
 pub(super) async fn pass_on(
     mut events: Events,
-    usage: Usage,
+    mut usage: Usage,
     health: mpsc::Sender<Observation>,
 ) -> Result<()> {
     let mut rounds = interval(ROUND);

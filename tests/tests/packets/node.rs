@@ -14,6 +14,7 @@ use nix::{
 };
 
 use crate::{
+    evidence::Told,
     frames::Frame,
     loaded::{Loaded, unpin},
 };
@@ -93,6 +94,12 @@ impl Node {
         if !loaded.is_fresh {
             self.mark(services.iter().flat_map(|service| &service.backends));
         }
+    }
+
+    /// What the programs tell from now on. Nobody else can hear it then.
+    pub fn listen(&mut self) -> Told {
+        self.is_spoilt = true;
+        Told::by(&mut self.loaded.as_mut().expect("not dropped yet").data_plane)
     }
 
     pub fn data_plane(&self) -> &DataPlane {

@@ -37,12 +37,13 @@ pub struct Entry {
     pub last_seen: u32,
     pub backend: u32,
     pub generation: u32,
+    pub opened: u16,
     /// The tuple after translation.
     pub to: Tuple,
 }
 
 /// An address as the maps hold it.
-trait Octets: Address + Pod {
+pub trait Octets: Address + Pod {
     const SUFFIX: &str;
 
     fn of(address: IpAddr) -> Self;
@@ -105,6 +106,16 @@ impl Node {
         }
     }
 
+    /// Says that the SYN of the flow with this entry of replies was sent at this stamp.
+    #[track_caller]
+    pub fn stamp(&self, tuple: Tuple, opened: u16) {
+        if tuple.source.is_ipv4() {
+            change::<[u8; 4]>(self, tuple, |flow| flow.opened = opened);
+        } else {
+            change::<[u8; 16]>(self, tuple, |flow| flow.opened = opened);
+        }
+    }
+
     /// As [`Node::age`], of both entries of a flow.
     #[track_caller]
     pub fn age_both(&self, tuple: Tuple, by: Duration) {
@@ -128,7 +139,7 @@ impl Node {
         if new.is_ipv4() { recycle::<[u8; 4]>(self, id, new) } else { recycle::<[u8; 16]>(self, id, new) }
     }
 
-    fn map(&self, name: &str) -> MapData {
+    pub fn map(&self, name: &str) -> MapData {
         MapData::from_pin(self.maps_dir().join(name)).expect("a pinned map")
     }
 
@@ -206,6 +217,7 @@ fn seen<A: Octets>(key: &FlowKey<A>, flow: &Flow<A>) -> Entry {
         last_seen: flow.last_seen,
         backend: flow.backend,
         generation: flow.generation,
+        opened: flow.opened,
         to: read(&key.translated(flow)),
     }
 }

@@ -100,11 +100,6 @@ impl Backends {
         self.entries.get(identity).map(|entry| entry.id)
     }
 
-    /// How many ids were ever given, 0 included.
-    pub(super) fn ids(&self) -> u32 {
-        self.next
-    }
-
     /// Those that are dead.
     pub(super) fn dead(&self) -> impl Iterator<Item = Identity> {
         let dead = self.entries.iter().filter(|(_, entry)| entry.value.state == BackendState::Dead);
