@@ -92,7 +92,7 @@ fn render(answer: &Answer) -> Result<String> {
             }
             write!(text, "{tiers}\n{}", endpoints(frontend))?;
         }
-        write!(text, "{}", courses(story))?;
+        text.push_str(&courses(story)?);
     }
     Ok(text)
 }
@@ -123,7 +123,7 @@ fn endpoints(frontend: &Explanation) -> Table {
 }
 
 /// What the loaded program said.
-fn courses(story: &Story) -> String {
+fn courses(story: &Story) -> Result<String> {
     let whose: BTreeMap<SocketAddr, &str> = story
         .frontends
         .iter()
@@ -139,7 +139,7 @@ fn courses(story: &Story) -> String {
             Course::Refused => "would be refused".to_owned(),
             Course::NotOurs => "would be let pass untouched: the program does not know this VIP".to_owned(),
         };
-        text.push_str(&format!("\nthe loaded program: the connection to {vip} {protocol} {what}\n"));
+        writeln!(text, "\nthe loaded program: the connection to {vip} {protocol} {what}")?;
     }
-    text
+    Ok(text)
 }

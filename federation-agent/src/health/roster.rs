@@ -184,9 +184,11 @@ impl Roster {
     pub(super) fn hurry_others(&mut self, (service, cluster): &ShardKey, now: Instant) {
         let mut clusters = BTreeSet::from([cluster.clone()]);
         let mut others = Vec::new();
-        for (name, _) in self.shards.keys().filter(|(name, _)| name == service).map(|key| (&key.1, ())) {
-            if clusters.insert(name.clone()) {
-                others.push((service.clone(), name.clone()));
+        // The clusters of one service lie side by side.
+        let first = (service.clone(), ClusterName::from(""));
+        for (key, _) in self.shards.range(first..).take_while(|((name, _), _)| name == service) {
+            if clusters.insert(key.1.clone()) {
+                others.push(key.clone());
             }
         }
         for key in self.shards.iter().filter(|(_, shard)| !shard.targets.list.is_empty()).map(|(key, _)| key)

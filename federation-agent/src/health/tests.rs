@@ -393,10 +393,11 @@ fn a_check_of_nothing_asks_nobody_and_a_check_at_a_port_speaks_for_all() {
 fn one_budget_holds_for_everything_and_the_used_go_first() {
     let mut all = federation(&ALL, 3);
     let service = all.services[&service_key()].clone();
-    for n in 0..3000 {
+    for n in 0..3000_u16 {
         let mut copy = Service::clone(&service);
         for (c, shard) in copy.shards.values_mut().enumerate() {
-            let octets = |i: u8| [11 + u8::try_from(c).unwrap(), (n / 250) as u8, (n % 250) as u8, i];
+            let [high, low] = n.to_be_bytes();
+            let octets = |i: u8| [11 + u8::try_from(c).unwrap(), high, low, i];
             let moved = std::mem::take(&mut shard.endpoints).into_iter().zip(1..);
             shard.endpoints =
                 moved.map(|(e, i)| Endpoint { address: IpAddr::from(octets(i)), ..e }).collect();

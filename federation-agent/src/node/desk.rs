@@ -183,10 +183,10 @@ impl Subject {
                 |service: &crate::model::Service| service.vips.values().flatten().any(|ip| *ip == vip.ip());
             let services: Vec<_> =
                 federation.services.iter().filter(|(_, it)| holds(it)).map(|(key, _)| key.clone()).collect();
-            return match services.is_empty() {
-                true => Err(format!("{} is no service's VIP", vip.ip())),
-                false => Ok(Self { services, vip: Some(vip) }),
-            };
+            if services.is_empty() {
+                return Err(format!("{} is no service's VIP", vip.ip()));
+            }
+            return Ok(Self { services, vip: Some(vip) });
         }
         let (namespace, name) = match (subject.split_once('/'), subject.split_once('.')) {
             (Some((namespace, name)), _) => (Some(namespace), name),

@@ -131,8 +131,11 @@ impl Planner {
         let touched: BTreeSet<ServiceKey> = if all {
             self.federation.services.keys().chain(federation.services.keys()).cloned().collect()
         } else {
-            let services = self.federation.services.diff(&federation.services).map(changed);
-            services.chain(self.health.services.diff(&health.services).map(changed)).cloned().collect()
+            let services = self.federation.services.diff(&federation.services).map(|item| changed(&item));
+            services
+                .chain(self.health.services.diff(&health.services).map(|item| changed(&item)))
+                .cloned()
+                .collect()
         };
         self.federation = federation.clone();
         self.health = health.clone();
@@ -152,7 +155,7 @@ impl Planner {
 }
 
 /// Whom a difference is about.
-pub(crate) fn changed<'a, V>(item: DiffItem<'a, 'a, ServiceKey, V>) -> &'a ServiceKey {
+fn changed<'a, V>(item: &DiffItem<'a, 'a, ServiceKey, V>) -> &'a ServiceKey {
     match item {
         DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => key,
     }

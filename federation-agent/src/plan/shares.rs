@@ -71,7 +71,7 @@ enum Turnout {
 }
 
 pub(super) fn split(tiers: &Tiers<'_>, overprovisioning: Overprovisioning) -> Split {
-    use Turnout::*;
+    use Turnout::{DoubtedWeighted, DoubtedWeightless, Weighted, Weightless};
     for turnout in [Weighted, Weightless, DoubtedWeighted, DoubtedWeightless] {
         let (backends, taken) = divide(tiers.iter(), overprovisioning, turnout);
         let Some(first) = taken.keys().next().copied() else { continue };

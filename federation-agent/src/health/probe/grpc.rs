@@ -75,7 +75,7 @@ async fn exchange(
 }
 
 fn grpc_status(headers: &HeaderMap) -> Result<(), String> {
-    match headers.get("grpc-status").map(|status| status.as_bytes()) {
+    match headers.get("grpc-status").map(http::HeaderValue::as_bytes) {
         None | Some(b"0") => Ok(()),
         Some(status) => {
             let message =
@@ -117,7 +117,7 @@ fn put_varint(to: &mut BytesMut, mut value: u64) {
         to.put_u8((value & 0x7f) as u8 | 0x80);
         value >>= 7;
     }
-    to.put_u8(value as u8);
+    to.put_u8((value & 0x7f) as u8);
 }
 
 fn varint(bytes: &[u8]) -> Option<u64> {
