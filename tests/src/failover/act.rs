@@ -26,7 +26,7 @@ impl Act {
             Self::LoseReadiness | Self::KillServers | Self::SlowDown => {
                 Box::new(|answer| answer.cluster == HOME)
             }
-            Self::CutNode => Box::new(world.is_on(&world.other)),
+            Self::CutNode => Box::new(World::is_on(&world.other)),
             Self::CutRegion => Box::new(|answer| [NEXT, SAME_REGION].contains(&answer.cluster.as_str())),
             Self::CutControlPlane => Box::new(|answer| answer.cluster != HOME),
             Self::CutNext

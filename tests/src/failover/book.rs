@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result, bail, ensure};
+
 use crate::client::Answer;
 
 /// A request that takes longer than this was hurt, even if it was answered: far above a round trip in the lab, and
@@ -84,17 +86,31 @@ impl Book {
     }
 
     /// Whether nobody was hurt in the last second and only those answered who should.
-    pub fn is_calm(&self, now: Instant, right: Right) -> bool {
-        let Some(start) = now.checked_sub(CALM + GRACE) else { return false };
-        let old_enough = self.requests.front().is_some_and(|request| request.begun <= start);
-        old_enough
-            && self.since(start).all(|request| match &request.end {
-                None => now.saturating_duration_since(request.begun) < GRACE,
-                Some(_) => request.is_well(right),
-            })
+    ///
+    /// # Errors
+    /// Why it is not calm.
+    pub fn check_calm(&self, now: Instant, right: Right) -> Result<()> {
+        let start = now.checked_sub(CALM + GRACE).context("the clock has just begun")?;
+        let long_enough = self.requests.front().is_some_and(|request| request.begun <= start);
+        ensure!(long_enough, "traffic has only begun");
+        let is_fine = |request: &Request| match request.end {
+            None => now.saturating_duration_since(request.begun) < GRACE,
+            Some(_) => request.is_well(right),
+        };
+        let mut disturbing = self.since(start).filter(|request| !is_fine(request));
+        let Some(last) = disturbing.next_back() else { return Ok(()) };
+        let count = disturbing.count() + 1;
+        let end = match &last.end {
+            None => "is waiting".to_owned(),
+            Some((_, Outcome::Failed(failure))) => format!("failed: {failure:?}"),
+            Some((at, Outcome::Answered(answer))) => {
+                format!("was answered by {answer:?} after {:?}", at.saturating_duration_since(last.begun))
+            }
+        };
+        bail!("{count} requests of the last second disturb, the last of them {end}")
     }
 
-    fn since(&self, from: Instant) -> impl Iterator<Item = &Request> {
+    fn since(&self, from: Instant) -> impl DoubleEndedIterator<Item = &Request> {
         let start = self.requests.partition_point(|request| request.begun < from);
         self.requests.range(start..)
     }
@@ -165,7 +181,7 @@ pub mod tests {
         ];
         for (name, outcomes, calm) in cases {
             let now = start + Duration::from_millis(10) * u32::try_from(outcomes.len()).unwrap();
-            assert_eq!(book(start, outcomes).is_calm(now, &near), calm, "{name}");
+            assert_eq!(book(start, outcomes).check_calm(now, &near).is_ok(), calm, "{name}");
         }
     }
 

@@ -97,10 +97,13 @@ mod tests {
         (0..).zip(story).map(request).collect()
     }
 
+    /// Who answers one request after the other, and how many milliseconds later.
+    type Story<'a> = &'a [(&'a str, u64)];
+
     #[test]
     fn seconds_last_until_the_traffic_is_where_it_shall_be() {
         let start = Instant::now();
-        let cases: [(&str, &[(&str, u64)], Course, Option<f64>); 9] = [
+        let cases: [(&str, Story<'_>, Course, Option<f64>); 9] = [
             ("moves", &[("near", 1), ("-", 2000), ("far", 5)], Course::Moves, Some(0.205)),
             ("a repeated SYN", &[("far", 1005), ("far", 1005)], Course::Moves, Some(1.005)),
             ("one overtakes", &[("far", 1005), ("near", 1), ("far", 5)], Course::Moves, Some(0.205)),

@@ -18,7 +18,7 @@ mod world;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 pub use report::{Line, Measured};
 use scenario::{ALL, Scenario};
@@ -69,7 +69,7 @@ pub async fn measure(options: &Options) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     for scenario in scenarios {
         eprintln!("{}", scenario.name);
-        measured.push(repeat(scenario, options.runs, &mut world).await?);
+        measured.push(repeat(scenario, options.runs, &mut world).await);
     }
     print!("{}", report::table(&measured));
     println!("{}", load.tell(&world.traffic)?);
@@ -79,16 +79,30 @@ pub async fn measure(options: &Options) -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
-async fn repeat(scenario: &Scenario, count: usize, world: &mut World) -> Result<Measured> {
+/// Runs a scenario so often, or until it cannot be run.
+async fn repeat(scenario: &Scenario, count: usize, world: &mut World) -> Measured {
     let mut runs = Vec::new();
     for number in 1..=count {
-        let run = run::once(scenario, world).await;
-        let run = run.with_context(|| format!("{}, run {number}", scenario.name))?;
-        eprintln!("  run {number}: {:.3} s, {} of {} requests failed", run.seconds, run.failed, run.requests);
-        for wrong in &run.wrongs {
-            eprintln!("    {wrong}");
+        match run::once(scenario, world).await {
+            Ok(run) => {
+                eprintln!(
+                    "  run {number}: {:.3} s, {} of {} requests failed",
+                    run.seconds, run.failed, run.requests
+                );
+                for wrong in &run.wrongs {
+                    eprintln!("    {wrong}");
+                }
+                runs.push(run);
+            }
+            // Others may go well, and what was measured is worth having.
+            Err(error) => {
+                eprintln!("  run {number} could not be measured: {error:#}");
+                let wrong = format!("{}, run {number} could not be measured: {error:#}", scenario.name);
+                let mut measured = Measured::new(scenario, &runs);
+                measured.wrongs = vec![wrong];
+                return measured;
+            }
         }
-        runs.push(run);
     }
     Measured::new(scenario, &runs)
 }

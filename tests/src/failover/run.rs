@@ -15,7 +15,7 @@ use super::{
 use crate::lab::eventually;
 
 /// Traffic that has not found its way after this has not failed over.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long nothing must move, at least.
 const STEADY: Duration = Duration::from_secs(5);
@@ -63,11 +63,9 @@ async fn happen(event: Event, world: &World) -> Result<Run> {
         Err(error) => Err(error),
     };
     // What was done must be undone whether or not it could be watched.
-    let undone = act.undo(world).await;
-    let watched = watched?;
-    undone.context("undo what was done")?;
+    act.undo(world).await.context("undo what was done")?;
+    let (watched, window) = watched?;
 
-    let window = world.finish(&watched).await?;
     let mut run = Run::new(&watched, &window);
     match judge::seconds(&window, watched.start, course, &right) {
         Some(seconds) => run.seconds = seconds,
@@ -82,15 +80,19 @@ async fn happen(event: Event, world: &World) -> Result<Run> {
 
 /// Does it and waits until the traffic is where it shall be. It begins right before the command that does it, so the time
 /// that the command takes is part of what users wait.
-async fn watch(act: Act, course: Course, right: Right<'_>, world: &World) -> Result<Watched> {
+async fn watch(act: Act, course: Course, right: Right<'_>, world: &World) -> Result<(Watched, Vec<Request>)> {
     let start = Instant::now();
     act.perform(world).await?;
-    if course == Course::Stays {
+    let end = if course == Course::Stays {
         world.federation.control_plane_unhealthy(world.home()?).await?;
         world.pass(start + STEADY).await?;
-        return Ok(Watched { start, end: Instant::now() });
-    }
-    Ok(Watched { start, end: world.settle(right).await })
+        Instant::now()
+    } else {
+        world.settle(right).await
+    };
+    let watched = Watched { start, end };
+    let window = world.finish(&watched).await?;
+    Ok((watched, window))
 }
 
 impl World {
@@ -98,8 +100,7 @@ impl World {
     pub async fn settle(&self, right: Right<'_>) -> Instant {
         let calm = async || {
             let now = Instant::now();
-            ensure!(self.traffic.book().is_calm(now, right), "it is not calm");
-            Ok(now)
+            self.traffic.book().check_calm(now, right).map(|()| now)
         };
         // Traffic that is lost shows in the figures.
         eventually("the traffic is calm", LONGEST, calm).await.unwrap_or_else(|_| Instant::now())

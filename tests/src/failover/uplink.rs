@@ -43,8 +43,8 @@ struct Pinger {
 
 /// Its seconds are those until no request was hurt any more.
 pub async fn run(world: &World) -> Result<Run> {
-    let local = world.is_on(&world.near);
-    let elsewhere = world.is_on(&world.other);
+    let local = World::is_on(&world.near);
+    let elsewhere = World::is_on(&world.other);
     world.prepare(Serving::Home).await?;
     let pinger = Pinger::open(world, &elsewhere).await?;
 

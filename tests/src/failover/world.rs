@@ -20,7 +20,7 @@ use super::{book::Right, crowd::Crowd, scenario::Serving, traffic::Traffic};
 use crate::{
     client::{self, Answer},
     federation::{Federation, HTTP_PORT, Member, SERVICE_HTTP_PORT, my_service},
-    lab::{ClusterSpec, Lab, Node, Pod},
+    lab::{ClusterSpec, Lab, Node, Pod, eventually},
 };
 
 pub const HOME: &str = "europe-west1-b";
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// Whether one of the servers on `node` has answered, of the client's cluster.
-    pub fn is_on(&self, node: &Node) -> impl Fn(&Answer) -> bool + Sync + use<> {
+    pub fn is_on(node: &Node) -> impl Fn(&Answer) -> bool + Sync + use<> {
         let names: BTreeSet<_> = node.pods().iter().map(|pod| pod.name().to_owned()).collect();
         move |answer| answer.cluster == HOME && names.contains(&answer.pod)
     }
@@ -113,7 +113,7 @@ impl World {
             let server = (pod.address(), HTTP_PORT).into();
             let answers = async || client::get(self.client.namespace(), server, REQUEST).await;
             let what = format!("{} of {} answers", pod.name(), pod.cluster());
-            self.federation.lab().wait_for(what, RECOVERY, answers).await?;
+            eventually(what, RECOVERY, answers).await?;
         }
         self.uses(&self.all_servers()).await?;
         self.calm("the nearest shard", &|answer| answer.cluster == HOME).await
@@ -131,12 +131,9 @@ impl World {
 
     /// Waits until nobody but `right` has answered for a while, and nobody was hurt.
     pub async fn calm(&self, who: &str, right: Right<'_>) -> Result<()> {
-        let calm = async || {
-            ensure!(self.traffic.book().is_calm(Instant::now(), right), "it is not calm");
-            Ok(())
-        };
+        let calm = async || self.traffic.book().check_calm(Instant::now(), right);
         let what = format!("all traffic is served by {who}");
-        self.federation.lab().wait_for(what, RECOVERY, calm).await
+        eventually(what, RECOVERY, calm).await
     }
 
     /// Waits until each of these servers has answered at the VIP that leads to all of them.
@@ -151,7 +148,7 @@ impl World {
             ensure!(missing.is_empty(), "not by {missing:?}");
             Ok(())
         };
-        self.federation.lab().wait_for("every server is used by the client's node", RECOVERY, asked).await
+        eventually("every server is used by the client's node", RECOVERY, asked).await
     }
 
     fn all_servers(&self) -> BTreeSet<(String, String)> {
