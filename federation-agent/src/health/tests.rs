@@ -122,8 +122,12 @@ impl Bench {
             address: *address,
             result: match manner {
                 Manner::Well => Ok(()),
-                Manner::Silent => Err(Failure { silent: true, evidence: "no answer".into() }),
-                Manner::Refusing => Err(Failure { silent: false, evidence: "refused".into() }),
+                Manner::Silent => {
+                    Err(Failure { silent: true, no_route: false, evidence: "no answer".into() })
+                }
+                Manner::Refusing => {
+                    Err(Failure { silent: false, no_route: false, evidence: "refused".into() })
+                }
             },
             round_trip: (manner == Manner::Well).then_some(Duration::from_millis(5)),
         };

@@ -168,8 +168,11 @@ impl Verdicts {
     /// Whether others have spoken since something of the shard fell silent.
     pub(super) fn is_witnessed(&self, key: &ShardKey) -> bool {
         let Some(failings) = self.shards.get(key) else { return false };
-        let all = failings.all.iter().chain(failings.endpoints.values());
-        all.map(|failing| failing.since).min().is_some_and(|since| self.witnesses.confirm(&key.1, since))
+        let all = || failings.all.iter().chain(failings.endpoints.values());
+        let Some(since) = all().map(|failing| failing.since).min() else { return false };
+        // Without any other cluster it is what this node's own network says that counts.
+        let no_route = || all().any(|failing| failing.failure.no_route);
+        self.witnesses.confirm(&key.1, since).unwrap_or_else(|| !no_route())
     }
 
     /// Holds these backends, dead by the maps of an agent before this one, to be so until they answer.
@@ -177,7 +180,11 @@ impl Verdicts {
         let is_dead = |covers: &[Backend]| covers.iter().any(|backend| dead.contains(backend));
         let mut failings = self.shards.remove(key).unwrap_or_default();
         for target in shard.targets.list.iter().filter(|target| is_dead(&target.covers)) {
-            let failure = Failure { silent: true, evidence: "it was dead before this agent began".into() };
+            let failure = Failure {
+                silent: true,
+                no_route: false,
+                evidence: "it was dead before this agent began".into(),
+            };
             let failing =
                 Failing { failure, since: now, good: 0, believed: true, told: true, hold: Duration::ZERO };
             failings.endpoints.entry(target.address).or_insert(failing);

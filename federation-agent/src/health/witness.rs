@@ -22,10 +22,10 @@ impl Witnesses {
     }
 
     /// Whether the silence of somebody in `cluster` since `since` is its own: another in the same cluster has answered
-    /// after that, or at least half of the other clusters have.
-    pub(super) fn confirm(&self, cluster: &ClusterName, since: Instant) -> bool {
+    /// after that, or at least half of the other clusters have. None where there are no others.
+    pub(super) fn confirm(&self, cluster: &ClusterName, since: Instant) -> Option<bool> {
         if self.answered.get(cluster).is_some_and(|at| *at > since) {
-            return true;
+            return Some(true);
         }
         // What counts is who was heard of before the silence: nobody loses a vote by it.
         let others = || {
@@ -34,7 +34,7 @@ impl Witnesses {
         };
         let heard = others().count();
         let speak = others().filter(|(_, at)| **at > since).count();
-        heard > 0 && 2 * speak >= heard
+        (heard > 0).then_some(2 * speak >= heard)
     }
 
     pub(super) fn forget(&mut self, is_known: impl Fn(&ClusterName) -> bool) {
@@ -51,13 +51,12 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         for (heard, believed) in [
-            // Nobody else: it may well be this node.
-            (&[("a", 5)][..], false),
-            (&[("a", 5), ("b", 11)], true),
-            (&[("a", 5), ("b", 11), ("c", 5)], true),
-            (&[("a", 5), ("b", 11), ("c", 5), ("d", 5)], false),
-            (&[("a", 11), ("b", 5), ("c", 5), ("d", 5)], true),
-            (&[("a", 5), ("b", 5)], false),
+            (&[("a", 5)][..], None),
+            (&[("a", 5), ("b", 11)], Some(true)),
+            (&[("a", 5), ("b", 11), ("c", 5)], Some(true)),
+            (&[("a", 5), ("b", 11), ("c", 5), ("d", 5)], Some(false)),
+            (&[("a", 11), ("b", 5), ("c", 5), ("d", 5)], Some(true)),
+            (&[("a", 5), ("b", 5)], Some(false)),
         ] {
             let mut witnesses = Witnesses::default();
             for (cluster, seconds) in heard {
@@ -68,6 +67,10 @@ mod tests {
         let mut witnesses = Witnesses::default();
         witnesses.answered(&"b".into(), at(0));
         witnesses.answered(&"c".into(), at(51));
-        assert!(witnesses.confirm(&"a".into(), at(50)), "who was gone long before has no vote");
+        assert_eq!(
+            witnesses.confirm(&"a".into(), at(50)),
+            Some(true),
+            "who was gone long before has no vote"
+        );
     }
 }

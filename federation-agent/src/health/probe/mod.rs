@@ -68,6 +68,8 @@ pub(super) struct Answer {
 pub(super) struct Failure {
     /// Nothing came back from the endpoint: the network may be what failed.
     pub silent: bool,
+    /// This node knows no way there at this moment.
+    pub no_route: bool,
     pub evidence: Arc<str>,
 }
 
@@ -140,6 +142,7 @@ async fn ask(address: SocketAddr, check: &HealthCheck, asked: Instant, patience:
     }
     let silence = || Failure {
         silent: true,
+        no_route: false,
         evidence: format!("no answer to {} within {} ms", check.question, patience.as_millis()).into(),
     };
     Answer { address, result: Err(failure.unwrap_or_else(silence)), round_trip: round_trip.get().copied() }
@@ -156,6 +159,7 @@ async fn put(
 ) -> Result<(), Failure> {
     let failure = |silent, reason: &dyn fmt::Display| Failure {
         silent,
+        no_route: silent,
         evidence: format!("{question}: {reason}").into(),
     };
     let begun = Instant::now();
