@@ -181,6 +181,9 @@ impl Watch {
             self.distances.forget(is_known);
             self.distances_changed = true;
         }
+        // Who is not asked any more cannot speak.
+        let asked = self.roster.asked_clusters();
+        self.verdicts.witnesses.forget(|cluster| asked.contains(cluster));
         // Whoever appears later is new.
         if !self.federation.services.is_empty() {
             self.inherited.clear();

@@ -260,6 +260,12 @@ impl Roster {
         self.wait(key, next.max(now), urgent);
     }
 
+    /// Clusters of which anybody is asked.
+    pub(super) fn asked_clusters(&self) -> BTreeSet<ClusterName> {
+        let asked = self.shards.iter().filter(|(_, shard)| !shard.targets.list.is_empty());
+        asked.map(|((_, cluster), _)| cluster.clone()).collect()
+    }
+
     pub(super) fn get(&self, key: &ShardKey) -> Option<&Shard> {
         self.shards.get(key)
     }
