@@ -239,6 +239,18 @@ fn who_was_doubted_is_dead_once_others_speak() {
 }
 
 #[test]
+fn a_lone_neighbour_that_falls_silent_is_dead_while_this_node_knows_a_way_there() {
+    for measured in [true, false] {
+        let mut bench =
+            if measured { Bench::settled(&[HERE, NEXT], 1) } else { Bench::new(&[HERE, NEXT], 1) };
+        bench.used(1);
+        bench.set(NEXT, Manner::Silent);
+        bench.run(Duration::from_secs(5));
+        assert!(matches!(bench.verdict(NEXT), Some(Verdict::Failed { .. })), "{:?}", bench.verdict(NEXT));
+    }
+}
+
+#[test]
 fn a_shard_that_refuses_is_dead_whoever_else_is_silent() {
     let mut bench = Bench::settled(&[HERE, NEXT], 3);
     bench.used(1);
