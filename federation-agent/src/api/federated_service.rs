@@ -7,6 +7,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::HealthCheckSpec;
+
 /// Stands beside the Service of the same name; the controller makes it where the user did not.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -33,59 +35,9 @@ pub struct FederatedServiceSpec {
     /// Per cent, 100 or more; 140 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overprovisioning_percent: Option<u16>,
-    /// How endpoints are asked whether they serve: by opening a connection, when absent.
+    /// How nodes find out whether endpoints answer; a TCP connection every 250 ms when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckSpec>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HealthCheckSpec {
-    #[serde(default)]
-    pub protocol: HealthCheckProtocol,
-    /// Where every endpoint is asked, for all of its ports. Absent: each of the service's TCP ports is asked for itself
-    /// (TCP), or the first one for all (HTTP, GRPC).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub port: Option<u16>,
-    /// HTTP: what is asked for; `/` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// HTTP: status codes that are well, each as `200` or `200-299`; `200-399` when absent.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub expected_codes: Vec<String>,
-    /// GRPC: the service whose health is asked for; the whole server's when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// From one question to the next, while traffic of the node goes to the shard; 250 when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 50, max = 60_000))]
-    pub interval_milliseconds: Option<u32>,
-    /// What an answer may take beyond the round trip to the cluster; 250 when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 50, max = 60_000))]
-    pub timeout_milliseconds: Option<u32>,
-    /// Answers in a row that bring back who had failed; 2 when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10))]
-    pub healthy_threshold: Option<u32>,
-    /// Failures in a row that take one out; 2 when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10))]
-    pub unhealthy_threshold: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum HealthCheckProtocol {
-    #[default]
-    #[serde(rename = "TCP")]
-    Tcp,
-    #[serde(rename = "HTTP")]
-    Http,
-    #[serde(rename = "GRPC")]
-    Grpc,
-    /// Endpoints are not asked: only what their traffic shows counts.
-    None,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

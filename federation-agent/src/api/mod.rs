@@ -4,15 +4,17 @@
 
 mod cluster;
 mod federated_service;
+mod health_check;
 pub mod marks;
 
 use kube::CustomResourceExt as _;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
 pub use federated_service::{
-    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, HealthCheckProtocol,
-    HealthCheckSpec, ScopeKind, ShardState, ShardStatus, VipStatus,
+    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, ScopeKind, ShardState,
+    ShardStatus, VipStatus,
 };
+pub use health_check::{Fault, HealthCheckProtocol, HealthCheckSpec};
 
 /// The definitions of our kinds as YAML, for a kube-apiserver that shall serve them.
 ///

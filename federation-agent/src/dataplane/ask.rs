@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     DataPlane,
     family::{Family, V4, V6},
-    kernel_protocol, read,
+    protocol::kernel_protocol,
+    read,
 };
 use crate::model::Protocol;
 

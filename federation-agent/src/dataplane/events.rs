@@ -20,8 +20,7 @@ use super::{
     batch,
     family::{Family, V4, V6, backend_at},
     pins::Pins,
-    read,
-    tables::model_protocol,
+    protocol, read,
 };
 use crate::model;
 
@@ -179,7 +178,7 @@ fn socket(address: [u8; 16], port: [u8; 2]) -> SocketAddr {
 impl Event {
     /// As the model names it; nothing of what has no ports.
     pub fn transport(&self) -> Option<model::Protocol> {
-        model_protocol(self.protocol).ok()
+        protocol::transport(self.protocol)
     }
 }
 

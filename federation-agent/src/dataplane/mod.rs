@@ -12,6 +12,7 @@ mod kernel;
 mod pins;
 mod prerequisites;
 mod program_log;
+mod protocol;
 mod read;
 mod slices;
 mod sweep;
@@ -54,7 +55,7 @@ use family::{Family, V4, V6};
 use flows::Moment;
 use kernel::Maps;
 use pins::Pins;
-use tables::{Slice, Tables, kernel_protocol};
+use tables::{Slice, Tables};
 
 /// Whether a pod's interface was still there to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,14 +15,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use federation_ebpf::maps::{self, Affinity, Backend, Frontend, FrontendKey, Protocol};
-use imbl::ordmap::DiffItem;
 
 use backends::{Backends, Identity, Shift};
 pub(super) use slots::Slice;
 use slots::{Entrant, Slots};
 
+use super::protocol::{kernel_protocol, model_protocol};
 use crate::{
     model,
     plan::{self, Plan, ServicePlan, Target},
@@ -304,13 +304,8 @@ impl Tables {
 impl<'a> Turn<'a> {
     fn between(before: &'a Plan, after: &'a Plan) -> Self {
         let mut turn = Self::default();
-        for item in before.services.diff(&after.services) {
-            let (old, new) = match item {
-                DiffItem::Add(_, new) => (None, Some(&**new)),
-                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(&**old), Some(&**new)),
-                DiffItem::Remove(_, old) => (Some(&**old), None),
-            };
-            turn.service(old, new);
+        for change in model::changes(&before.services, &after.services) {
+            turn.service(change.before.map(|plan| &**plan), change.after.map(|plan| &**plan));
         }
         // A VIP may have gone from one service to another.
         let put = &turn.put;
@@ -377,26 +372,6 @@ fn key(frontend: &plan::Frontend) -> FrontendName {
 
 fn icmp_key(vip: IpAddr) -> FrontendName {
     FrontendKey::new(vip, 0, Protocol::Icmp)
-}
-
-pub(super) fn kernel_protocol(protocol: model::Protocol) -> Protocol {
-    match protocol {
-        model::Protocol::Tcp => Protocol::Tcp,
-        model::Protocol::Udp => Protocol::Udp,
-        model::Protocol::Sctp => Protocol::Sctp,
-    }
-}
-
-pub(super) fn model_protocol(protocol: Protocol) -> Result<model::Protocol> {
-    match protocol {
-        Protocol::Tcp => Ok(model::Protocol::Tcp),
-        Protocol::Udp => Ok(model::Protocol::Udp),
-        Protocol::Sctp => Ok(model::Protocol::Sctp),
-        Protocol::None | Protocol::Icmp => bail!(
-            "a pinned map holds the protocol {protocol:?} where none can be: it is damaged, remove it with \
-             `federation-agent detach`"
-        ),
-    }
 }
 
 #[cfg(test)]

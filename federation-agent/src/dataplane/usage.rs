@@ -23,6 +23,7 @@ use super::{
     flows::Moment,
     now,
     pins::Pins,
+    protocol::transport,
     read,
 };
 use crate::model::Protocol;
@@ -81,12 +82,7 @@ fn tenants<A: Family>(map: &MapData, ids: &RangeInclusive<u32>) -> Result<Vec<Ba
 }
 
 fn identity(backend: &Backend<IpAddr>) -> Option<(SocketAddr, Protocol)> {
-    let protocol = match backend.protocol {
-        maps::Protocol::Tcp => Protocol::Tcp,
-        maps::Protocol::Udp => Protocol::Udp,
-        maps::Protocol::Sctp => Protocol::Sctp,
-        maps::Protocol::None | maps::Protocol::Icmp => return None,
-    };
+    let protocol = transport(backend.protocol)?;
     let is_tenant = backend.state != BackendState::Unused;
     is_tenant.then(|| (SocketAddr::new(backend.address, backend.port), protocol))
 }

@@ -12,9 +12,11 @@ use std::{
 
 use imbl::OrdMap;
 
+mod changes;
 mod health_check;
 mod name;
 
+pub use changes::{Change, changes};
 pub use health_check::{HealthCheck, Question};
 pub use name::{ClusterName, Region, ServiceKey, Zone};
 

@@ -33,13 +33,14 @@ pub(super) async fn pass_on(
     mut usage: Usage,
     health: mpsc::Sender<Observation>,
 ) -> Result<()> {
+    let mut log = Log::default();
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             told = events.next() => {
                 for event in told? {
-                    log(&event);
+                    log.tell(&event);
                     if let Some(observation) = observation(&event) {
                         // Where there are more of them than can be taken, they say the same.
                         let _ = health.try_send(observation);
@@ -47,6 +48,7 @@ pub(super) async fn pass_on(
                 }
             }
             _ = rounds.tick() => {
+                log.begin_round();
                 let used = usage.used_since(IN_USE).context("see which backends are in use")?;
                 let _ = health.try_send(Observation::Used(used));
             }
@@ -54,11 +56,34 @@ pub(super) async fn pass_on(
     }
 }
 
-fn log(event: &Event) {
-    match event.kind {
-        EventKind::RoundTrip => trace!("{event}"),
-        EventKind::Opened | EventKind::BackendRefused => debug!("{event}"),
-        EventKind::Refused | EventKind::Reset | EventKind::Unanswered => info!("{event}"),
+/// The agent's log of what the programs tell: of a service that refuses everybody there may be thousands a second.
+#[derive(Default)]
+struct Log {
+    told: usize,
+    left_out: usize,
+}
+
+impl Log {
+    /// Of those that are logged without being asked for, in one round.
+    const MOST: usize = 10;
+
+    fn tell(&mut self, event: &Event) {
+        match event.kind {
+            EventKind::RoundTrip => trace!("{event}"),
+            EventKind::Opened | EventKind::BackendRefused => debug!("{event}"),
+            EventKind::Refused | EventKind::Reset | EventKind::Unanswered if self.told < Self::MOST => {
+                self.told += 1;
+                info!("{event}");
+            }
+            EventKind::Refused | EventKind::Reset | EventKind::Unanswered => self.left_out += 1,
+        }
+    }
+
+    fn begin_round(&mut self) {
+        if self.left_out > 0 {
+            info!("{} more events like these within {} ms", self.left_out, ROUND.as_millis());
+        }
+        *self = Self::default();
     }
 }
 

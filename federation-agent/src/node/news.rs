@@ -1,6 +1,6 @@
 //! News of health as Kubernetes Events on the service that they are about.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Api, Client, Resource as _};
@@ -29,7 +29,6 @@ pub(super) const WAITING: usize = 256;
 /// Tells them until nobody has any more.
 pub(super) async fn publish(mut news: mpsc::Receiver<News>, client: Client, node: &str) {
     let events = Events::of_node(client.clone(), node);
-    let mut known: HashMap<ServiceKey, ObjectReference> = HashMap::new();
     // When the whole allowance is there again.
     let mut full = Instant::now();
     while let Some(item) = news.recv().await {
@@ -38,18 +37,13 @@ pub(super) async fn publish(mut news: mpsc::Receiver<News>, client: Client, node
         if full > now + PACE * AT_ONCE {
             sleep_until(full - PACE * AT_ONCE).await;
         }
-        let service = item.service();
-        if !known.contains_key(service) {
-            match reference(&client, service).await {
-                Ok(reference) => drop(known.insert(service.clone(), reference)),
-                Err(error) => {
-                    warn!("an Event on {service} cannot be written: {}", chain(&error));
-                    continue;
-                }
+        match reference(&client, item.service()).await {
+            Ok(about) => {
+                let kind = if item.is_good() { Kind::Normal } else { Kind::Warning };
+                events.tell(kind, about, item.reason(), &item.to_string()).await;
             }
+            Err(error) => warn!("an Event on {} cannot be written: {}", item.service(), chain(&error)),
         }
-        let kind = if item.is_good() { Kind::Normal } else { Kind::Warning };
-        events.tell(kind, known[service].clone(), item.reason(), &item.to_string()).await;
     }
 }
 

@@ -8,10 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::OrdMap;
 
 use crate::model::{
     ClusterName, Endpoint, Federation, Locality, Port, Protocol, Readiness, Scope, Service, ServiceKey,
+    changes,
 };
 
 mod explain;
@@ -131,11 +132,9 @@ impl Planner {
         let touched: BTreeSet<ServiceKey> = if all {
             self.federation.services.keys().chain(federation.services.keys()).cloned().collect()
         } else {
-            let services = self.federation.services.diff(&federation.services).map(|item| changed(&item));
-            services
-                .chain(self.health.services.diff(&health.services).map(|item| changed(&item)))
-                .cloned()
-                .collect()
+            let services = changes(&self.federation.services, &federation.services).map(|it| it.service);
+            let verdicts = changes(&self.health.services, &health.services).map(|it| it.service);
+            services.chain(verdicts).cloned().collect()
         };
         self.federation = federation.clone();
         self.health = health.clone();
@@ -151,13 +150,6 @@ impl Planner {
             }
         }
         &self.plan
-    }
-}
-
-/// Whom a difference is about.
-fn changed<'a, V>(item: &DiffItem<'a, 'a, ServiceKey, V>) -> &'a ServiceKey {
-    match item {
-        DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => key,
     }
 }
 

@@ -3,8 +3,6 @@
 //! An object says what it can: a part that cannot be used is left out with the reason, and the rest holds. Objects
 //! come together in `view`.
 
-mod health_check;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -41,10 +39,12 @@ pub enum Untranslatable {
     NoLocation(ScopeKind),
     #[error("overprovisioning of {0} % would turn load away from a healthy tier; 100 or more can be used")]
     Overprovisioning(u16),
-    #[error("its healthCheck has {field} {value:?}, where {allowed} can be meant; the default check holds")]
-    HealthCheck { field: &'static str, value: String, allowed: &'static str },
-    #[error("its trafficDistribution {0:?} is not known; endpoints of the own cluster are alike")]
+    #[error(
+        "traffic distribution {0:?} is unknown; PreferSameZone, PreferSameNode and PreferClose are served"
+    )]
     TrafficDistribution(String),
+    #[error("health check: {0}")]
+    HealthCheck(api::Fault),
     #[error("its addresses are of type {0}; IPv4 and IPv6 can be reached")]
     AddressType(String),
     #[error("endpoint address {address:?} is not of type {family}")]
@@ -113,8 +113,8 @@ pub fn service(service: &core::v1::Service) -> Translated<Offer> {
     }));
     let client_ip_affinity = spec.and_then(|spec| spec.session_affinity.as_deref()) == Some("ClientIP");
     let distribution = match spec.and_then(|spec| spec.traffic_distribution.as_deref()) {
-        None | Some("") => TrafficDistribution::Any,
-        Some("PreferSameZone" | "PreferClose") => TrafficDistribution::SameZone,
+        None => TrafficDistribution::Any,
+        Some("PreferClose" | "PreferSameZone") => TrafficDistribution::SameZone,
         Some("PreferSameNode") => TrafficDistribution::SameNode,
         Some(other) => {
             left_out.push(Untranslatable::TrafficDistribution(other.to_owned()));
@@ -135,13 +135,10 @@ pub fn federated_service(federated: &api::FederatedService) -> Translated<Steeri
             Overprovisioning::default()
         }),
     };
-    let asked = federated.spec.health_check.as_ref().map(health_check::health_check);
-    let health_check = asked.transpose().unwrap_or_else(|reason| {
-        left_out.push(reason);
-        None
-    });
-    let health_check = health_check.unwrap_or_default();
     let weights = federated.spec.weights.iter().map(|w| (ClusterName::from(&w.cluster), w.weight)).collect();
+    let (health_check, faults) =
+        federated.spec.health_check.as_ref().map(api::HealthCheckSpec::read).unwrap_or_default();
+    left_out.extend(faults.into_iter().map(Untranslatable::HealthCheck));
     let vips = scopes.into_iter().collect();
     Translated { value: Steering { vips, weights, overprovisioning, health_check }, left_out }
 }

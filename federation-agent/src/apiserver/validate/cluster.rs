@@ -1,6 +1,6 @@
 //! The federation's own kinds: what their definitions cannot say by type alone.
 
-use crate::api::{Cluster, FederatedService, HealthCheckSpec};
+use crate::api::{Cluster, FederatedService};
 use crate::apiserver::kinds::Admission;
 use crate::apiserver::status::FieldErrors;
 
@@ -59,26 +59,9 @@ impl Admission for FederatedService {
         if let Some(percent) = spec.overprovisioning_percent.filter(|percent| *percent < 100) {
             errors.invalid("spec.overprovisioningPercent", percent, "must be at least 100");
         }
-        if let Some(check) = &spec.health_check {
-            validate_health_check(check, errors);
-        }
-    }
-}
-
-/// The bounds of the definition, which a kube-apiserver looks after by its schema.
-fn validate_health_check(check: &HealthCheckSpec, errors: &mut FieldErrors) {
-    if check.port == Some(0) {
-        errors.invalid("spec.healthCheck.port", 0, "must be between 1 and 65535, inclusive");
-    }
-    for (field, value, least, most) in [
-        ("intervalMilliseconds", check.interval_milliseconds, 50, 60_000),
-        ("timeoutMilliseconds", check.timeout_milliseconds, 50, 60_000),
-        ("healthyThreshold", check.healthy_threshold, 1, 10),
-        ("unhealthyThreshold", check.unhealthy_threshold, 1, 10),
-    ] {
-        if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
-            let detail = format!("must be between {least} and {most}, inclusive");
-            errors.invalid(&format!("spec.healthCheck.{field}"), value, &detail);
+        let faults = spec.health_check.as_ref().map(|check| check.read().1).unwrap_or_default();
+        for fault in faults {
+            errors.invalid(&format!("spec.healthCheck.{}", fault.field), fault.value, &fault.must);
         }
     }
 }

@@ -12,7 +12,10 @@ use federation_ebpf::{
     maps::{self, BackendPlace, BackendState},
 };
 
-use super::{BackendValue, Write, kernel_protocol, model_protocol};
+use super::{
+    super::protocol::{kernel_protocol, model_protocol},
+    BackendValue, Write,
+};
 use crate::{model, plan};
 
 /// How long a backend that no plan names rests before its id may name another.

@@ -75,6 +75,39 @@ fn only_affinity_client_ip_binds_a_client() {
 }
 
 #[test]
+fn traffic_prefers_what_the_service_says() {
+    for (spec, expected) in [
+        (json!({}), TrafficDistribution::Any),
+        (json!({ "trafficDistribution": "PreferClose" }), TrafficDistribution::SameZone),
+        (json!({ "trafficDistribution": "PreferSameZone" }), TrafficDistribution::SameZone),
+        (json!({ "trafficDistribution": "PreferSameNode" }), TrafficDistribution::SameNode),
+    ] {
+        let Translated { value, left_out } = service(&from_value(json!({ "spec": spec })).unwrap());
+        assert_eq!((value.distribution, left_out), (expected, vec![]), "{spec}");
+    }
+    let unknown = from_value(json!({ "spec": { "trafficDistribution": "PreferFar" } })).unwrap();
+    let Translated { value, left_out } = service(&unknown);
+    assert_eq!(value.distribution, TrafficDistribution::Any);
+    assert_eq!(left_out, [Untranslatable::TrafficDistribution("PreferFar".into())]);
+}
+
+#[test]
+fn a_health_check_is_as_good_as_its_values() {
+    let object = from_value(json!({
+        "metadata": { "name": "s", "namespace": "n" },
+        "spec": { "healthCheck": { "intervalMilliseconds": 1000, "healthyThreshold": 11 } },
+    }))
+    .unwrap();
+    let Translated { value, left_out } = federated_service(&object);
+    let expected = HealthCheck { interval: std::time::Duration::from_secs(1), ..HealthCheck::default() };
+    assert_eq!(value.health_check, expected);
+    assert_eq!(
+        left_out.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["health check: healthyThreshold is 11, it must be between 1 and 10, inclusive"]
+    );
+}
+
+#[test]
 fn a_federated_service_brings_vips_weights_and_overprovisioning() {
     let object = from_value(json!({
         "metadata": { "name": "s", "namespace": "n" },
