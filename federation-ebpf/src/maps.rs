@@ -240,8 +240,9 @@ pub struct Flow<A> {
     pub client_port: u16,
     pub direction: Direction,
     pub state: TcpState,
-    /// The [`stamp`] of the SYN, [`UNMEASURED`] or [`ANSWERED`]. The entry of replies is the one that knows.
-    pub opened: u16,
+    /// What there is to know of a handshake. In an entry of replies the [`stamp`] of the SYN, [`UNMEASURED`] or
+    /// [`ANSWERED`]; in the other the lower half of the SYN's sequence number.
+    pub handshake: u16,
 }
 
 impl<A: Address> Flow<A> {
@@ -254,7 +255,9 @@ impl<A: Address> Flow<A> {
         } else {
             (key.source, key.source_port, key.destination_port)
         };
-        Self { address, port, client_port, direction: self.direction.opposite(), ..*self }
+        // Each entry knows something else of it.
+        let handshake = if self.state == TcpState::Opening { UNMEASURED } else { ANSWERED };
+        Self { address, port, client_port, direction: self.direction.opposite(), handshake, ..*self }
     }
 }
 
@@ -302,7 +305,7 @@ pub fn stamp(nanoseconds: u64) -> u16 {
     ((nanoseconds / u64::from(STAMP_NANOSECONDS)) as u16).max(UNMEASURED + 1)
 }
 
-/// Whether a flow's `opened` is a [`stamp`].
+/// Whether what an entry of replies knows of its handshake is a [`stamp`].
 #[inline(always)]
 pub fn is_measured(opened: u16) -> bool {
     opened > UNMEASURED
@@ -486,7 +489,7 @@ mod tests {
             client_port: translated,
             direction,
             state: TcpState::Opening,
-            opened: 13,
+            handshake: UNMEASURED,
         };
         (key, flow)
     }

@@ -65,7 +65,7 @@ mod tests {
             client_port: 40000,
             direction: Direction::Forward,
             state,
-            opened: 0,
+            handshake: 0,
         }
     }
 

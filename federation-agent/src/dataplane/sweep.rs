@@ -157,7 +157,7 @@ mod tests {
             client_port: 50000,
             direction,
             state,
-            opened: 0,
+            handshake: 0,
         };
         (key, flow)
     }

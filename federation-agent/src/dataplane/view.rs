@@ -284,7 +284,7 @@ mod tests {
                 client_port,
                 direction,
                 state: TcpState::Opening,
-                opened: 0,
+                handshake: 0,
             };
             let answer = (key.partner(&flow), flow.opposite(&key));
             let now = Moment::at(Duration::ZERO);

@@ -33,6 +33,9 @@ pub mod number {
     pub const SCTP: u8 = 132;
 }
 
+/// The word of TCP's header that is its sequence number.
+const TCP_SEQUENCE_WORD: usize = 1;
+
 /// The word of TCP's header with its flags, and where they are in it.
 const TCP_FLAGS_WORD: usize = 3;
 const TCP_FLAGS_SHIFT: u32 = 16;
@@ -125,9 +128,31 @@ pub struct Packet<A> {
     pub length: u32,
     /// Of TCP; else none is set.
     pub flags: Flags,
+    /// The lower half of TCP's sequence number, enough to tell a SYN that is sent again from another's; else 0.
+    pub sequence: u16,
     /// The IPv4 header's.
     pub checksum: u16,
     pub fragment: Fragment,
+}
+
+/// What is heeded of a TCP header beside its ports.
+struct Tcp {
+    flags: Flags,
+    sequence: u16,
+}
+
+impl Tcp {
+    /// Of another protocol, or a later fragment.
+    const NONE: Self = Self { flags: Flags(0), sequence: 0 };
+
+    /// From the words of the header, as they lie in the packet.
+    #[inline(always)]
+    fn of(sequence: u32, flags: u32) -> Self {
+        Self {
+            flags: Flags((u32::from_be(flags) >> TCP_FLAGS_SHIFT) as u8),
+            sequence: u32::from_be(sequence) as u16,
+        }
+    }
 }
 
 /// Where the network header is and what it is, behind at most two VLAN tags (IEEE 802.1Q, 802.1ad).
@@ -164,21 +189,21 @@ pub fn destination<A: Ip>(frame: &impl Bytes, network: usize) -> Option<A> {
 #[inline(always)]
 pub fn plain<A: Ip>(frame: &impl Bytes, network: usize) -> Option<Packet<A>> {
     let network = A::plain(frame, network)?;
-    let (protocol, ports, flags) = match network.protocol {
+    let (protocol, ports, tcp) = match network.protocol {
         number::TCP => {
             let tcp: [u32; TcpHdr::LEN / 4] = frame.read(network.transport)?;
-            (Protocol::Tcp, tcp[0], Flags((u32::from_be(tcp[TCP_FLAGS_WORD]) >> TCP_FLAGS_SHIFT) as u8))
+            (Protocol::Tcp, tcp[0], Tcp::of(tcp[TCP_SEQUENCE_WORD], tcp[TCP_FLAGS_WORD]))
         }
         number::UDP => {
             let udp: [u32; UDP_LENGTH / 4] = frame.read(network.transport)?;
-            (Protocol::Udp, udp[0], Flags(0))
+            (Protocol::Udp, udp[0], Tcp::NONE)
         }
         _ => return None,
     };
     if (network.length as usize) < header_length(protocol) {
         return None;
     }
-    Some(network.carrying(protocol, ports, flags))
+    Some(network.carrying(protocol, ports, tcp))
 }
 
 /// Extension headers that are walked past, at most: each kind comes once, but for destination options (RFC 8200,
@@ -216,7 +241,7 @@ pub fn transport<A: Ip>(
     protocol: Protocol,
 ) -> Result<Packet<A>, Outcome> {
     if matches!(network.fragment, Fragment::Later(_)) {
-        return Ok(network.carrying(protocol, 0, Flags(0)));
+        return Ok(network.carrying(protocol, 0, Tcp::NONE));
     }
     // The last byte of the header must be there too, whatever is read of it.
     let length = header_length(protocol);
@@ -225,14 +250,14 @@ pub fn transport<A: Ip>(
         return Err(Outcome::Malformed);
     }
     let ports = frame.load(network.transport).ok_or(Outcome::Malformed)?;
-    let flags = match protocol {
+    let tcp = match protocol {
         Protocol::Tcp => {
-            let at = network.transport + TCP_FLAGS_WORD * 4;
-            Flags((u32::from_be(frame.load(at).ok_or(Outcome::Malformed)?) >> TCP_FLAGS_SHIFT) as u8)
+            let word = |number| frame.load(network.transport + number * 4).ok_or(Outcome::Malformed);
+            Tcp::of(word(TCP_SEQUENCE_WORD)?, word(TCP_FLAGS_WORD)?)
         }
-        _ => Flags(0),
+        _ => Tcp::NONE,
     };
-    Ok(network.carrying(protocol, ports, flags))
+    Ok(network.carrying(protocol, ports, tcp))
 }
 
 /// The source and the destination port of a transport header that begins with this word.
@@ -283,7 +308,7 @@ pub fn checksum_offset(protocol: Protocol) -> Option<usize> {
 
 impl<A: Ip> Network<A> {
     #[inline(always)]
-    fn carrying(&self, protocol: Protocol, ports: u32, flags: Flags) -> Packet<A> {
+    fn carrying(&self, protocol: Protocol, ports: u32, Tcp { flags, sequence }: Tcp) -> Packet<A> {
         let (source_port, destination_port) = self::ports(ports);
         Packet {
             key: FlowKey::new(self.source, source_port, self.destination, destination_port, protocol),
@@ -291,6 +316,7 @@ impl<A: Ip> Network<A> {
             transport: self.transport,
             length: self.length,
             flags,
+            sequence,
             checksum: self.checksum,
             fragment: self.fragment,
         }

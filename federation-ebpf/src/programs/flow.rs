@@ -79,8 +79,7 @@ pub fn forward<F: Family>(scratch: &mut Scratch<F::Address>, bytes: usize) -> Op
 
 #[inline(always)]
 fn standing<F: Family>(flow: &Flow<F::Address>, packet: &Packet<F::Address>, now: u32) -> Standing {
-    let reopened = flow.state == TcpState::Closing && packet.flags.opens();
-    if reopened || is_expired(flow, packet.key.protocol, now) {
+    if is_reopened(flow, packet) || is_expired(flow, packet.key.protocol, now) {
         return Standing::Over;
     }
     if !lives::<F>(flow) {
@@ -90,6 +89,18 @@ fn standing<F: Family>(flow: &Flow<F::Address>, packet: &Packet<F::Address>, now
     } else {
         Standing::Good
     }
+}
+
+/// Whether the packet is the SYN of another connection from the same port: the one before has ended, or was given up
+/// before anybody answered. One that is sent again has the same number.
+#[inline(always)]
+fn is_reopened<A: Ip>(flow: &Flow<A>, packet: &Packet<A>) -> bool {
+    packet.flags.opens()
+        && match flow.state {
+            TcpState::Closing => true,
+            TcpState::Opening => flow.direction.is_forward() && flow.handshake != packet.sequence,
+            _ => false,
+        }
 }
 
 /// Whether the packet is a SYN sent again, since its backend has not answered. A duplicate on the wire comes too early
@@ -109,7 +120,7 @@ fn is_answered<F: Family>(flow: &Flow<F::Address>, key: &FlowKey<F::Address>) ->
     let partner = key.partner(flow);
     // SAFETY: entries are not freed while the program runs.
     match unsafe { F::flows().get(&partner) } {
-        Some(other) => is_partner(&partner, other, key) && other.opened == ANSWERED,
+        Some(other) => is_partner(&partner, other, key) && other.handshake == ANSWERED,
         None => false,
     }
 }

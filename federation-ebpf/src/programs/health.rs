@@ -85,7 +85,7 @@ pub fn heed<F: Family>(flow: &mut Flow<F::Address>, packet: &Packet<F::Address>,
             None => return,
         },
         // What was granted and then ended was not refused.
-        TcpState::Opening if packet.flags.is_reset() && flow.opened != ANSWERED => {
+        TcpState::Opening if packet.flags.is_reset() && flow.handshake != ANSWERED => {
             (EventKind::BackendRefused, failed(flow))
         }
         // The first answer is among those that find the entry due: see `open::establish`.
@@ -118,9 +118,9 @@ fn granted<F: Family>(flow: &mut Flow<F::Address>, now: u32) -> Option<u32> {
         }
     }
     succeeded(flow.backend);
-    let opened = flow.opened;
+    let opened = flow.handshake;
     if opened != ANSWERED {
-        flow.opened = ANSWERED;
+        flow.handshake = ANSWERED;
     }
     // SAFETY: a helper without arguments.
     is_measured(opened).then(|| round_trip_microseconds(opened, stamp(unsafe { bpf_ktime_get_ns() })))

@@ -234,7 +234,7 @@ fn choice_in<A>(scratch: &mut Scratch<A>) -> &mut Choice {
     unsafe { scratch.choice.assume_init_mut() }
 }
 
-/// The flow's `opened`. The clock is asked for those alone that are measured.
+/// What the entry of replies knows of the handshake. The clock is asked for those alone that are measured.
 ///
 /// Whose SYN is sent again is not (Karn's algorithm, RFC 6298, section 3): where the same backend was chosen once more, an
 /// answer to the first SYN cannot be told from one to the second.
@@ -278,6 +278,7 @@ fn establish<F: Family>(scratch: &mut Scratch<F::Address>) -> Attempt {
     let to = scratch.to.write(key.sent(flow));
     let reply = scratch.reply.write(to.reversed());
     let answer = scratch.answer.write(flow.opposite(key));
+    answer.handshake = choice.opened;
     if flow.state == TcpState::None {
         // Due to be written, so that the backend's first answer takes the long way and is heeded there: no state of the
         // flow tells it from the others.
@@ -344,7 +345,7 @@ fn made<A: Ip>(packet: &Packet<A>, choice: &Choice, backend: &Backend<A>) -> Flo
         client_port: choice.client_port,
         direction: if hairpin { Direction::HairpinForward } else { Direction::Forward },
         state,
-        opened: choice.opened,
+        handshake: packet.sequence,
     }
 }
 

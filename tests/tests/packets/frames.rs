@@ -201,6 +201,14 @@ impl Frame {
 
     /// The same with other data.
     #[must_use]
+    /// With this sequence number.
+    pub fn numbered(&self, sequence_number: u32) -> Self {
+        let mut frame = self.clone();
+        let Body::Tcp(header, _) = &mut frame.body else { panic!("{self:?} has no sequence number") };
+        header.sequence_number = sequence_number;
+        frame
+    }
+
     pub fn with_payload(&self, bytes: &[u8]) -> Self {
         let mut other = self.clone();
         match &mut other.body {

@@ -76,6 +76,25 @@ fn a_syn_seen_again_at_once_is_a_duplicate() {
 }
 
 #[test]
+fn a_syn_of_another_connection_blames_nobody() {
+    for family in FAMILIES {
+        let People { client, vip, a, b, .. } = family.people();
+        let node = Node::serving(&[service(Tcp, vip, &[a, b])]);
+        let given_up = tcp(client, vip, Segment::Syn);
+        let chosen = node.opens(&given_up, &[a, b]);
+        node.age_both(tuple(Protocol::Tcp, client, vip), 60 * SECOND);
+        // The same port again, as a client that opens many connections comes to use it.
+        let syn = given_up.numbered(0x0506_0708);
+        assert_eq!(node.opens(&syn, &[a, b]), chosen, "the tables have not changed");
+        assert_eq!(node.failures(chosen, Protocol::Tcp), 0);
+        node.age_both(tuple(Protocol::Tcp, client, vip), SECOND);
+        assert_ne!(node.opens(&syn, &[a, b]), chosen, "this one was sent again");
+        assert_eq!(node.failures(chosen, Protocol::Tcp), 1);
+        assert_eq!(node.entries().len(), 2);
+    }
+}
+
+#[test]
 fn a_backend_whose_answer_was_lost_keeps_its_client() {
     for family in FAMILIES {
         let People { client, vip, a, b, .. } = family.people();
@@ -300,7 +319,7 @@ fn the_agent_is_told_who_did_not_answer() {
         assert_eq!(event.backend.and_then(|backend| backend.address), Some(first));
         // It was not measured, whoever answers.
         let reply = node.entry(tuple(Protocol::Tcp, second, client)).expect("an entry");
-        assert_eq!(reply.opened, UNMEASURED);
+        assert_eq!(reply.handshake, UNMEASURED);
         let refusal = tcp(second, client, Segment::RstAck);
         node.turns("to_pod", &refusal, &refusal.from(vip), Replied);
         let event = told.of(EventKind::BackendRefused).pop().expect("an event");

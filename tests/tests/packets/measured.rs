@@ -82,7 +82,7 @@ fn one_handshake_in_so_many_is_measured_and_that_once() {
         for client in (10_000..10_640).map(|port| at_port(client, port)) {
             node.run("from_pod", &tcp(client, vip, Segment::Syn).bytes()).expect("a frame");
             let reply = tuple(Protocol::Tcp, a, client);
-            let opened = node.entry(reply).expect("an entry").opened;
+            let opened = node.entry(reply).expect("an entry").handshake;
             assert_ne!(opened, ANSWERED);
             if is_measured(opened) {
                 measured += 1;
@@ -90,7 +90,7 @@ fn one_handshake_in_so_many_is_measured_and_that_once() {
             }
             for _ in 0..2 {
                 node.run("to_pod", &tcp(a, client, Segment::SynAck).bytes()).expect("a frame");
-                assert_eq!(node.entry(reply).expect("an entry").opened, ANSWERED);
+                assert_eq!(node.entry(reply).expect("an entry").handshake, ANSWERED);
             }
         }
         // Ten on average.
@@ -121,7 +121,7 @@ fn a_handshake_that_was_retransmitted_is_not_measured() {
             node.age_both(tuple(Protocol::Tcp, client, vip), SECOND);
             node.run("from_pod", &syn).expect("a frame");
             let reply = node.entry(tuple(Protocol::Tcp, a, client)).expect("an entry");
-            assert_eq!(reply.opened, UNMEASURED);
+            assert_eq!(reply.handshake, UNMEASURED);
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct Entry {
     pub last_seen: u32,
     pub backend: u32,
     pub generation: u32,
-    pub opened: u16,
+    pub handshake: u16,
     /// The tuple after translation.
     pub to: Tuple,
 }
@@ -108,11 +108,11 @@ impl Node {
 
     /// Says that the SYN of the flow with this entry of replies was sent at this stamp.
     #[track_caller]
-    pub fn stamp(&self, tuple: Tuple, opened: u16) {
+    pub fn stamp(&self, tuple: Tuple, handshake: u16) {
         if tuple.source.is_ipv4() {
-            change::<[u8; 4]>(self, tuple, |flow| flow.opened = opened);
+            change::<[u8; 4]>(self, tuple, |flow| flow.handshake = handshake);
         } else {
-            change::<[u8; 16]>(self, tuple, |flow| flow.opened = opened);
+            change::<[u8; 16]>(self, tuple, |flow| flow.handshake = handshake);
         }
     }
 
@@ -217,7 +217,7 @@ fn seen<A: Octets>(key: &FlowKey<A>, flow: &Flow<A>) -> Entry {
         last_seen: flow.last_seen,
         backend: flow.backend,
         generation: flow.generation,
-        opened: flow.opened,
+        handshake: flow.handshake,
         to: read(&key.translated(flow)),
     }
 }
