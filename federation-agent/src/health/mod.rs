@@ -42,6 +42,9 @@ const UNMEASURED: Duration = Duration::from_secs(1);
 /// Longest sleep of a task that has nothing to do.
 const REST: Duration = Duration::from_secs(1);
 
+/// From one complaint about this node's own trouble to the next.
+const COMPLAINTS: Duration = Duration::from_secs(10);
+
 /// What the data plane saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
@@ -122,6 +125,7 @@ struct Watch {
     touched: BTreeSet<ServiceKey>,
     distances_changed: bool,
     news: Vec<News>,
+    complained: Option<Instant>,
 }
 
 impl Watch {
@@ -137,17 +141,14 @@ impl Watch {
             touched: BTreeSet::new(),
             distances_changed: false,
             news: Vec::new(),
+            complained: None,
         }
     }
 
     fn due(&mut self, now: Instant) -> Vec<probe::Inquiry> {
         let (verdicts, distances) = (&self.verdicts, &self.distances);
         let patience = |cluster: &ClusterName, check: &HealthCheck| patience(distances, cluster, check);
-        let mut inquiries = self.roster.due(now, |key| verdicts.failed(key), patience);
-        for inquiry in &mut inquiries {
-            inquiry.witnessed = verdicts.is_witnessed(&inquiry.shard);
-        }
-        inquiries
+        self.roster.due(now, |key| verdicts.failed(key), patience)
     }
 
     fn next_wake(&self, now: Instant) -> Instant {
@@ -176,14 +177,13 @@ impl Watch {
             self.touched.insert(service);
         }
         if before.clusters != self.federation.clusters {
-            let is_known = |cluster: &ClusterName| self.federation.clusters.contains_key(cluster);
-            self.verdicts.witnesses.forget(is_known);
-            self.distances.forget(is_known);
+            let known = &self.federation.clusters;
+            self.distances.forget(|cluster| known.contains_key(cluster));
             self.distances_changed = true;
         }
         // Who is not asked any more cannot speak.
-        let asked = self.roster.asked_clusters();
-        self.verdicts.witnesses.forget(|cluster| asked.contains(cluster));
+        let roster = &self.roster;
+        self.verdicts.witnesses.forget(|cluster| roster.asks(cluster));
         // Whoever appears later is new.
         if !self.federation.services.is_empty() {
             self.inherited.clear();
@@ -232,9 +232,10 @@ impl Watch {
 
     fn hear(&mut self, progress: Progress, now: Instant) {
         match progress {
-            Progress::Uneasy(shard) => {
-                // Once it is known to fail there is nothing new in it.
-                if !self.verdicts.is_failing(&shard) {
+            Progress::Uneasy { shard, last_attempt } => {
+                if self.verdicts.is_failing(&shard) {
+                    self.verdicts.call_witnesses(&shard, last_attempt);
+                } else {
                     self.roster.hurry_others(&shard, now);
                 }
             }
@@ -251,9 +252,24 @@ impl Watch {
             self.news.extend(self.verdicts.record(report, shard, now));
         }
         let failing = self.verdicts.is_failing(&report.shard);
+        if failing && !failed {
+            // What others say from now on tells whether it is this node that is cut off.
+            self.roster.hurry_others(&report.shard, now);
+        }
+        if let Some(trouble) = &report.trouble {
+            self.complain(trouble, now);
+        }
         self.roster.take_back(&report.shard, failing, now);
         if failed || failing {
             self.touched.insert(report.shard.0.clone());
+        }
+    }
+
+    /// Of this node's own trouble, now and then: it may well come two thousand times a second.
+    fn complain(&mut self, trouble: &str, now: Instant) {
+        if self.complained.is_none_or(|last| now > last + COMPLAINTS) {
+            self.complained = Some(now);
+            warn!("probes cannot be made, and those they were for are held to be as before: {trouble}");
         }
     }
 

@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
 };
 
-use imbl::ordmap::DiffItem;
 use siphasher::sip::SipHasher24;
 use tokio::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use super::{
     targets::{Targets, backends},
 };
 use crate::{
-    model::{ClusterName, Federation, HealthCheck, Service, ServiceKey},
+    model::{ClusterName, Federation, HealthCheck, Service, ServiceKey, changes},
     plan::Place,
 };
 
@@ -26,6 +25,10 @@ const SAMPLE: usize = 3;
 
 /// From one inquiry to the next where nothing of this node's goes.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// Within this time a new shard is asked for the first time: nobody knows how far it is before, and nodes that hear of it at
+/// once do not ask at once.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// A shard counts as used for so long after it was.
 const USED: Duration = Duration::from_secs(5);
@@ -42,6 +45,8 @@ pub(super) struct Roster {
     urgent: BTreeSet<(Instant, ShardKey)>,
     idle: BTreeSet<(Instant, ShardKey)>,
     whose: BTreeMap<Backend, BTreeSet<ShardKey>>,
+    /// By cluster, the services of which somebody can be asked there.
+    asked: BTreeMap<ClusterName, BTreeSet<ServiceKey>>,
     /// Addresses that may be asked now, as of `counted`.
     allowance: f64,
     counted: Instant,
@@ -78,6 +83,7 @@ impl Roster {
             urgent: BTreeSet::new(),
             idle: BTreeSet::new(),
             whose: BTreeMap::new(),
+            asked: BTreeMap::new(),
             allowance: BURST,
             counted: now,
         }
@@ -91,17 +97,14 @@ impl Roster {
         now: Instant,
     ) -> Vec<ServiceKey> {
         let mut touched = Vec::new();
-        for item in before.services.diff(&after.services) {
-            let (key, old, new) = match item {
-                DiffItem::Add(key, new) => (key, None, Some(new)),
-                DiffItem::Update { old: (key, old), new: (_, new) } => (key, Some(old), Some(new)),
-                DiffItem::Remove(key, old) => (key, Some(old), None),
-            };
-            let clusters = old.into_iter().chain(new).flat_map(|service| service.shards.keys());
-            for cluster in clusters.collect::<BTreeSet<_>>() {
-                self.update_shard((key.clone(), cluster.clone()), new.map(|service| &**service), now);
+        for change in changes(&before.services, &after.services) {
+            let both = change.before.into_iter().chain(change.after);
+            let clusters: BTreeSet<_> = both.flat_map(|service| service.shards.keys()).collect();
+            for cluster in clusters {
+                let key = (change.service.clone(), cluster.clone());
+                self.update_shard(key, change.after.map(|service| &**service), now);
             }
-            touched.push(key.clone());
+            touched.push(change.service.clone());
         }
         touched
     }
@@ -119,6 +122,12 @@ impl Roster {
         if let Some(Shard { state: State::Waiting { due, urgent }, .. }) = &before {
             self.queue(*urgent).remove(&(*due, key.clone()));
         }
+        if let Some(services) = self.asked.get_mut(&key.1) {
+            services.remove(&key.0);
+            if services.is_empty() {
+                self.asked.remove(&key.1);
+            }
+        }
         let Some((service, shard)) = service.and_then(|it| Some((it, it.shards.get(&key.1)?))) else {
             return;
         };
@@ -129,6 +138,9 @@ impl Roster {
             self.whose.entry(*backend).or_default().insert(key.clone());
         }
         let anybody = !targets.list.is_empty();
+        if anybody {
+            self.asked.entry(key.1.clone()).or_default().insert(key.0.clone());
+        }
         let mut entry = Shard {
             targets,
             check: service.health_check.clone(),
@@ -140,9 +152,8 @@ impl Roster {
         };
         entry.state = match entry.state {
             State::Waiting { .. } | State::Nobody if !anybody => State::Nobody,
-            // New ones spread over the time until they would be asked again.
             State::Nobody => {
-                let due = now + scaled(IDLE, spread(&self.place, &key, 0));
+                let due = now + FIRST.mul_f64(spread(&self.place, &key, 0));
                 self.idle.insert((due, key.clone()));
                 State::Waiting { due, urgent: false }
             }
@@ -180,23 +191,18 @@ impl Roster {
         }
     }
 
-    /// Traffic may come to the others of this service, and one of each other cluster is to say whether the network works.
+    /// Traffic may come to the others of this service, and one shard of each other cluster is to say whether the network
+    /// works.
     pub(super) fn hurry_others(&mut self, (service, cluster): &ShardKey, now: Instant) {
-        let mut clusters = BTreeSet::from([cluster.clone()]);
-        let mut others = Vec::new();
-        // The clusters of one service lie side by side.
-        let first = (service.clone(), ClusterName::from(""));
-        for (key, _) in self.shards.range(first..).take_while(|((name, _), _)| name == service) {
-            if clusters.insert(key.1.clone()) {
-                others.push(key.clone());
-            }
-        }
-        for key in self.shards.iter().filter(|(_, shard)| !shard.targets.list.is_empty()).map(|(key, _)| key)
-        {
-            if clusters.insert(key.1.clone()) {
-                others.push(key.clone());
-            }
-        }
+        let others: Vec<ShardKey> = self
+            .asked
+            .iter()
+            .filter(|(name, _)| *name != cluster)
+            .filter_map(|(name, services)| {
+                let asked = services.get(service).or_else(|| services.first())?;
+                Some((asked.clone(), name.clone()))
+            })
+            .collect();
         for key in &others {
             self.hurry(key, now);
         }
@@ -227,11 +233,11 @@ impl Roster {
             let (sample, again) = shard.sample(&failed(&key));
             self.allowance -= (sample.len() + again.len()) as f64;
             let interval = if shard.is_urgent(now) { shard.check.interval } else { IDLE };
-            let interval = scaled(interval, 0.9 + 0.2 * spread(&self.place, &key, shard.round));
+            let interval = interval.mul_f64(0.9 + 0.2 * spread(&self.place, &key, shard.round));
             shard.state = State::Asked { next: now + interval };
             let patience = patience(&key.1, &shard.check);
             let check = shard.check.clone();
-            inquiries.push(Inquiry { shard: key, check, sample, again, patience, witnessed: false });
+            inquiries.push(Inquiry { shard: key, check, sample, again, patience });
         }
         inquiries
     }
@@ -260,10 +266,9 @@ impl Roster {
         self.wait(key, next.max(now), urgent);
     }
 
-    /// Clusters of which anybody is asked.
-    pub(super) fn asked_clusters(&self) -> BTreeSet<ClusterName> {
-        let asked = self.shards.iter().filter(|(_, shard)| !shard.targets.list.is_empty());
-        asked.map(|((_, cluster), _)| cluster.clone()).collect()
+    /// Whether anybody of the cluster is asked.
+    pub(super) fn asks(&self, cluster: &ClusterName) -> bool {
+        self.asked.contains_key(cluster)
     }
 
     pub(super) fn get(&self, key: &ShardKey) -> Option<&Shard> {
@@ -321,8 +326,4 @@ fn spread(place: &Place, key: &ShardKey, round: usize) -> f64 {
     let mut hasher = SipHasher24::new();
     (&place.node, place.locality.cluster.as_str(), key, round).hash(&mut hasher);
     (hasher.finish() >> 32) as f64 / f64::from(u32::MAX)
-}
-
-fn scaled(duration: Duration, by: f64) -> Duration {
-    duration.mul_f64(by)
 }

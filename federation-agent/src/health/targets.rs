@@ -31,7 +31,7 @@ pub(super) struct Targets {
     /// Neighbours are on different nodes as far as possible: who is asked together does not fall together.
     pub list: Vec<Target>,
     /// By endpoint: whom no answer speaks for, and who falls when all of the endpoint's targets have.
-    pub silent: Vec<Vec<Backend>>,
+    pub unasked: Vec<Vec<Backend>>,
 }
 
 impl Targets {
@@ -50,16 +50,16 @@ impl Targets {
             };
             let target = |address, covers| Target { address, covers, endpoint: number, node, remote };
             match asked_at(&service.health_check, endpoint, &all) {
-                AskedAt::Nowhere => targets.silent.push(Vec::new()),
+                AskedAt::Nowhere => targets.unasked.push(Vec::new()),
                 AskedAt::One(address) => {
                     targets.list.push(target(address, all));
-                    targets.silent.push(Vec::new());
+                    targets.unasked.push(Vec::new());
                 }
                 AskedAt::EachTcpPort => {
                     let (tcp, others): (Vec<_>, Vec<_>) =
                         all.into_iter().partition(|(_, protocol)| *protocol == Protocol::Tcp);
                     targets.list.extend(tcp.into_iter().map(|backend| target(backend.0, vec![backend])));
-                    targets.silent.push(others);
+                    targets.unasked.push(others);
                 }
             }
         }

@@ -120,6 +120,7 @@ impl Bench {
         let manner = self.manners[inquiry.shard.1.as_str()];
         let answer = |address: &SocketAddr| Answer {
             address: *address,
+            at: self.now,
             result: match manner {
                 Manner::Well => Ok(()),
                 Manner::Silent => {
@@ -132,19 +133,19 @@ impl Bench {
             round_trip: (manner == Manner::Well).then_some(Duration::from_millis(5)),
         };
         let [sample, again] = [&inquiry.sample, &inquiry.again].map(|list| list.iter().map(answer).collect());
-        let report = Report {
-            shard: inquiry.shard.clone(),
-            asked: self.now,
-            witnessed: inquiry.witnessed,
-            sample,
-            again,
-        };
+        let report = Report { shard: inquiry.shard.clone(), asked: self.now, sample, again, trouble: None };
         let done = |after| (self.now + after, Progress::Done(report));
         match manner {
             Manner::Well => vec![done(Duration::from_millis(5))],
             Manner::Refusing => vec![done(Duration::from_millis(130))],
             Manner::Silent => vec![
-                (self.now + inquiry.patience / 2, Progress::Uneasy(inquiry.shard.clone())),
+                (
+                    self.now + inquiry.patience / 2,
+                    Progress::Uneasy {
+                        shard: inquiry.shard.clone(),
+                        last_attempt: self.now + inquiry.check.begin(1),
+                    },
+                ),
                 done(inquiry.patience),
             ],
         }

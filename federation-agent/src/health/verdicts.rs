@@ -26,8 +26,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Verdicts {
     shards: BTreeMap<ShardKey, Failings>,
-    /// Who has come back lately: an endpoint, or the shard.
-    returns: BTreeMap<(ShardKey, Option<SocketAddr>), Return>,
+    /// Who of a shard has come back lately: an endpoint, or the shard.
+    returns: BTreeMap<ShardKey, BTreeMap<Option<SocketAddr>, Return>>,
     pub witnesses: Witnesses,
 }
 
@@ -37,6 +37,13 @@ struct Return {
     hold: Duration,
 }
 
+impl Return {
+    /// Whether who fails now flaps.
+    fn counts(&self, now: Instant) -> bool {
+        now < self.at + STEADY.max(self.hold)
+    }
+}
+
 /// What is wrong with a shard.
 #[derive(Default)]
 struct Failings {
@@ -44,11 +51,15 @@ struct Failings {
     all: Option<Failing>,
     /// By the address that is asked.
     endpoints: BTreeMap<SocketAddr, Failing>,
+    /// Others have spoken since, and before the last attempt of the inquiry that is under way: if that is in silence too, it
+    /// is not this node's network.
+    witnessed: bool,
 }
 
 struct Failing {
+    /// As it was when the verdict turned: what is only told in other words changes nothing.
     failure: Failure,
-    /// When the first question was put that failed.
+    /// When it was known to have failed.
     since: Instant,
     /// Answers in a row since then.
     good: u32,
@@ -71,10 +82,11 @@ impl Verdicts {
             let spoke = answer.result.as_ref().err().is_none_or(|failure| !failure.silent);
             let remote = shard.targets.get(answer.address).is_some_and(|target| target.remote);
             if spoke && remote {
-                self.witnesses.answered(&report.shard.1, now);
+                self.witnesses.answered(&report.shard.1, answer.at);
             }
         }
         let mut failings = self.shards.remove(&report.shard).unwrap_or_default();
+        let witnessed = std::mem::take(&mut failings.witnessed);
         let mut news = Vec::new();
         for Answer { address, result, .. } in sample.iter().chain(&again) {
             let tell = |turn| News { shard: report.shard.clone(), endpoint: Some(*address), turn };
@@ -84,22 +96,22 @@ impl Verdicts {
                     failing.good += 1;
                     if failing.good >= shard.check.healthy_threshold && failing.may_return(now) {
                         news.extend(failing.told.then(|| tell(Turn::Back)));
-                        self.returned((report.shard.clone(), Some(*address)), failing.hold, now);
+                        self.returned(&report.shard, Some(*address), failing.hold, now);
                         failings.endpoints.remove(address);
                     }
                 }
                 (Err(failure), Some(failing)) => {
-                    news.extend(failing.again(report, failure).map(tell));
+                    news.extend(failing.again(witnessed, failure).map(tell));
                 }
                 (Err(failure), None) => {
                     let remote = shard.targets.get(*address).is_some_and(|target| target.remote);
-                    let failing = self.failing(report, Some(*address), failure.clone(), remote);
+                    let failing = self.failing(&report.shard, Some(*address), failure.clone(), remote, now);
                     news.extend(failing.told.then(|| tell(failing.turn())));
                     failings.endpoints.insert(*address, failing);
                 }
             }
         }
-        if let Some(change) = self.judge_shard(&mut failings, report, &sample, shard, now) {
+        if let Some(change) = self.judge_shard(&mut failings, report, &sample, shard, witnessed, now) {
             // What is said of all need not be said of each.
             news.clear();
             news.push(News { shard: report.shard.clone(), endpoint: None, turn: change });
@@ -115,12 +127,13 @@ impl Verdicts {
         report: &Report,
         sample: &[Answer],
         shard: &Shard,
+        witnessed: bool,
         now: Instant,
     ) -> Option<Turn> {
         let failed = |answer: &Answer| answer.result.is_err();
         if sample.iter().any(|answer| !failings.endpoints.contains_key(&answer.address)) {
             let back = failings.all.take_if(|all| all.may_return(now))?;
-            self.returned((report.shard.clone(), None), back.hold, now);
+            self.returned(&report.shard, None, back.hold, now);
             return back.told.then_some(Turn::Back);
         }
         let speaks_for_all = shard.targets.represent(sample.iter().map(|answer| answer.address));
@@ -131,11 +144,11 @@ impl Verdicts {
         // One that says no shows that the network works.
         let failure = failure.min_by_key(|failure| failure.silent)?.clone();
         if let Some(all) = &mut failings.all {
-            return all.again(report, &failure);
+            return all.again(witnessed, &failure);
         }
         let remote =
             sample.iter().all(|answer| shard.targets.get(answer.address).is_some_and(|target| target.remote));
-        let failing = self.failing(report, None, failure, remote);
+        let failing = self.failing(&report.shard, None, failure, remote, now);
         let turn = failing.told.then(|| failing.turn());
         failings.all = Some(failing);
         turn
@@ -143,36 +156,37 @@ impl Verdicts {
 
     fn failing(
         &self,
-        report: &Report,
+        shard: &ShardKey,
         endpoint: Option<SocketAddr>,
         failure: Failure,
         remote: bool,
+        now: Instant,
     ) -> Failing {
         // Silence is believed with the next inquiry at the earliest, if others have spoken before it began: when this node's
         // network is back, nobody speaks first to another's harm.
         let believed = !failure.silent || !remote;
-        let hold = match self.returns.get(&(report.shard.clone(), endpoint)) {
-            Some(Return { at, hold }) if report.asked < *at + STEADY.max(*hold) => {
-                (*hold * 2).clamp(FIRST_HOLD, LONGEST_HOLD)
-            }
+        let hold = match self.returns.get(shard).and_then(|returns| returns.get(&endpoint)) {
+            Some(before) if before.counts(now) => (before.hold * 2).clamp(FIRST_HOLD, LONGEST_HOLD),
             _ => Duration::ZERO,
         };
-        Failing { failure, since: report.asked, good: 0, believed, told: believed, hold }
+        Failing { failure, since: now, good: 0, believed, told: believed, hold }
     }
 
-    fn returned(&mut self, who: (ShardKey, Option<SocketAddr>), hold: Duration, now: Instant) {
-        self.returns.retain(|_, before| now < before.at + STEADY.max(before.hold));
-        self.returns.insert(who, Return { at: now, hold });
+    fn returned(&mut self, shard: &ShardKey, who: Option<SocketAddr>, hold: Duration, now: Instant) {
+        let returns = self.returns.entry(shard.clone()).or_default();
+        returns.retain(|_, before| before.counts(now));
+        returns.insert(who, Return { at: now, hold });
     }
 
-    /// Whether others have spoken since something of the shard fell silent.
-    pub(super) fn is_witnessed(&self, key: &ShardKey) -> bool {
-        let Some(failings) = self.shards.get(key) else { return false };
+    /// An inquiry of a shard that fails has put its last question: have others spoken since the silence began, and before
+    /// that?
+    pub(super) fn call_witnesses(&mut self, key: &ShardKey, last_attempt: Instant) {
+        let Some(failings) = self.shards.get_mut(key) else { return };
         let all = || failings.all.iter().chain(failings.endpoints.values());
-        let Some(since) = all().map(|failing| failing.since).min() else { return false };
+        let Some(since) = all().map(|failing| failing.since).min() else { return };
         // Without any other cluster it is what this node's own network says that counts.
-        let no_route = || all().any(|failing| failing.failure.no_route);
-        self.witnesses.confirm(&key.1, since).unwrap_or_else(|| !no_route())
+        let no_route = all().any(|failing| failing.failure.no_route);
+        failings.witnessed = self.witnesses.confirm(&key.1, since, last_attempt).unwrap_or(!no_route);
     }
 
     /// Holds these backends, dead by the maps of an agent before this one, to be so until they answer.
@@ -194,6 +208,9 @@ impl Verdicts {
 
     /// Drops what is said of those who are gone.
     pub(super) fn forget(&mut self, key: &ShardKey, shard: Option<&Shard>) {
+        if shard.is_none() {
+            self.returns.remove(key);
+        }
         let Some(mut failings) = self.shards.remove(key) else { return };
         let Some(shard) = shard.filter(|shard| !shard.targets.list.is_empty()) else { return };
         failings.endpoints.retain(|address, _| shard.targets.get(*address).is_some());
@@ -232,8 +249,8 @@ impl Verdicts {
             health.endpoints.extend(target.covers.iter().map(|backend| (*backend, failing.verdict())));
             let others = shard.targets.list.iter().filter(|other| other.endpoint == target.endpoint);
             if others.into_iter().all(|other| failings.endpoints.contains_key(&other.address)) {
-                let silent = &shard.targets.silent[target.endpoint];
-                health.endpoints.extend(silent.iter().map(|backend| (*backend, failing.verdict())));
+                let unasked = &shard.targets.unasked[target.endpoint];
+                health.endpoints.extend(unasked.iter().map(|backend| (*backend, failing.verdict())));
             }
         }
         health
@@ -242,12 +259,14 @@ impl Verdicts {
 
 impl Failing {
     /// It has failed once more; what there is to tell of it.
-    fn again(&mut self, report: &Report, failure: &Failure) -> Option<Turn> {
+    fn again(&mut self, witnessed: bool, failure: &Failure) -> Option<Turn> {
         self.good = 0;
-        self.failure = failure.clone();
         // Who says no is no victim of the network.
-        let believes = !self.believed && (!failure.silent || report.witnessed);
-        self.believed |= believes;
+        let believes = !self.believed && (!failure.silent || witnessed);
+        if believes {
+            self.believed = true;
+            self.failure = failure.clone();
+        }
         let told = std::mem::replace(&mut self.told, true);
         (believes || !told).then(|| self.turn())
     }

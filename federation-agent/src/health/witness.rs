@@ -22,9 +22,10 @@ impl Witnesses {
     }
 
     /// Whether the silence of somebody in `cluster` since `since` is its own: another in the same cluster has answered
-    /// after that, or at least half of the other clusters have. None where there are no others.
-    pub(super) fn confirm(&self, cluster: &ClusterName, since: Instant) -> Option<bool> {
-        if self.answered.get(cluster).is_some_and(|at| *at > since) {
+    /// after that and not later than `until`, or at least half of the other clusters have. None where there are no others.
+    pub(super) fn confirm(&self, cluster: &ClusterName, since: Instant, until: Instant) -> Option<bool> {
+        let speaks = |at: &Instant| (since..=until).contains(at) && *at > since;
+        if self.answered.get(cluster).is_some_and(speaks) {
             return Some(true);
         }
         // What counts is who was heard of before the silence: nobody loses a vote by it.
@@ -33,7 +34,7 @@ impl Witnesses {
             self.answered.iter().filter(move |(name, at)| *name != cluster && lately(at))
         };
         let heard = others().count();
-        let speak = others().filter(|(_, at)| **at > since).count();
+        let speak = others().filter(|(_, at)| speaks(at)).count();
         (heard > 0).then_some(2 * speak >= heard)
     }
 
@@ -57,18 +58,20 @@ mod tests {
             (&[("a", 5), ("b", 11), ("c", 5), ("d", 5)], Some(false)),
             (&[("a", 11), ("b", 5), ("c", 5), ("d", 5)], Some(true)),
             (&[("a", 5), ("b", 5)], Some(false)),
+            // The last question may have been lost before they could speak.
+            (&[("a", 5), ("b", 21), ("c", 21)], Some(false)),
         ] {
             let mut witnesses = Witnesses::default();
             for (cluster, seconds) in heard {
                 witnesses.answered(&(*cluster).into(), at(*seconds));
             }
-            assert_eq!(witnesses.confirm(&"a".into(), at(10)), believed, "{heard:?}");
+            assert_eq!(witnesses.confirm(&"a".into(), at(10), at(20)), believed, "{heard:?}");
         }
         let mut witnesses = Witnesses::default();
         witnesses.answered(&"b".into(), at(0));
         witnesses.answered(&"c".into(), at(51));
         assert_eq!(
-            witnesses.confirm(&"a".into(), at(50)),
+            witnesses.confirm(&"a".into(), at(50), at(60)),
             Some(true),
             "who was gone long before has no vote"
         );

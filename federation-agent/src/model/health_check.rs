@@ -31,6 +31,18 @@ impl Default for HealthCheck {
     }
 }
 
+impl HealthCheck {
+    /// How often a question is put before a no is believed.
+    pub fn attempts(&self) -> u32 {
+        self.unhealthy_threshold.max(1)
+    }
+
+    /// How long after the first attempt the one of this number, from 0 on, begins.
+    pub fn begin(&self, attempt: u32) -> Duration {
+        self.timeout * attempt / self.attempts()
+    }
+}
+
 /// What an endpoint is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {

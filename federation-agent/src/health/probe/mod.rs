@@ -32,15 +32,17 @@ pub(super) struct Inquiry {
     pub again: Vec<SocketAddr>,
     /// How long an answer may take, the way there and back included.
     pub patience: Duration,
-    /// Others have spoken since the shard fell silent: it is not this node's network.
-    pub witnessed: bool,
 }
 
 /// What becomes of an inquiry.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// Half of the patience is over, or somebody has said no.
-    Uneasy(ShardKey),
+    /// Half of the patience is over and somebody has not answered, or somebody has said no. All questions were put before
+    /// `last_attempt`.
+    Uneasy {
+        shard: ShardKey,
+        last_attempt: Instant,
+    },
     Done(Report),
 }
 
@@ -49,16 +51,18 @@ pub(super) struct Report {
     pub shard: ShardKey,
     /// When the first question was put.
     pub asked: Instant,
-    /// As the inquiry says.
-    pub witnessed: bool,
     pub sample: Vec<Answer>,
     pub again: Vec<Answer>,
+    /// Why some could not be asked at all: this node's own trouble, and no verdict on them.
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub address: SocketAddr,
     pub result: Result<(), Failure>,
+    /// When it was known.
+    pub at: Instant,
     /// How long a connection took to open, if one did.
     pub round_trip: Option<Duration>,
 }
@@ -76,97 +80,127 @@ pub(super) struct Failure {
 /// Asks everybody and tells how it goes.
 pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Progress>) {
     let asked = Instant::now();
-    let Inquiry { shard, check, sample, again, patience, witnessed } = inquiry;
-    let in_sample = sample.len();
-    let questions = sample.iter().chain(&again).enumerate();
-    let mut answers: FuturesUnordered<_> = questions
-        .map(|(number, address)| {
-            let check = &check;
-            async move { (number, ask(*address, check, asked, patience).await) }
-        })
-        .collect();
-    let half = sleep_until(asked + patience / 2);
-    tokio::pin!(half);
-    let mut uneasy = false;
-    let mut heard = Vec::new();
+    let Inquiry { shard, check, sample, again, patience } = inquiry;
+    let last_attempt = asked + check.begin(check.attempts() - 1);
+    let ask_all = |addresses: Vec<SocketAddr>| {
+        let check = &check;
+        let asked = addresses.into_iter().map(move |address| ask(address, check, asked, patience));
+        asked.collect::<FuturesUnordered<_>>()
+    };
+    let (mut sampled, mut others) = (ask_all(sample), ask_all(again));
+    let mut report = Report { shard, asked, sample: Vec::new(), again: Vec::new(), trouble: None };
+    let uneasy = sleep_until(asked + patience / 2);
+    tokio::pin!(uneasy);
+    let mut told = false;
     loop {
-        tokio::select! {
-            answer = answers.next() => match answer {
-                None => break,
-                Some((number, answer)) => {
-                    uneasy |= number < in_sample && answer.result.is_err();
-                    heard.push((number, answer));
-                }
-            },
-            () = &mut half, if !uneasy => {
-                uneasy = heard.iter().filter(|(number, _)| *number < in_sample).count() < in_sample;
-                // Nobody listens any more when the agent ends; here and below.
-                if uneasy {
-                    let _ = progress.send(Progress::Uneasy(shard.clone()));
-                } else {
-                    // Only who has failed before keeps us waiting.
-                    uneasy = true;
-                }
+        let doubtful = tokio::select! {
+            Some(outcome) = sampled.next() => {
+                let failed = matches!(&outcome, Ok(Answer { result: Err(_), .. }));
+                report.take(outcome, |report| &mut report.sample);
+                failed
             }
+            Some(outcome) = others.next() => {
+                report.take(outcome, |report| &mut report.again);
+                false
+            }
+            () = &mut uneasy, if !told && !(sampled.is_empty() && others.is_empty()) => true,
+            else => break,
+        };
+        if doubtful && !told {
+            told = true;
+            // Nobody listens any more when the agent ends; here and below.
+            let _ = progress.send(Progress::Uneasy { shard: report.shard.clone(), last_attempt });
         }
     }
-    heard.sort_by_key(|(number, _)| *number);
-    let mut sample: Vec<_> = heard.into_iter().map(|(_, answer)| answer).collect();
-    let again = sample.split_off(in_sample);
-    let _ = progress.send(Progress::Done(Report { shard, asked, witnessed, sample, again }));
+    let _ = progress.send(Progress::Done(report));
+}
+
+impl Report {
+    fn take(&mut self, outcome: Result<Answer, Trouble>, to: impl FnOnce(&mut Self) -> &mut Vec<Answer>) {
+        match outcome {
+            Ok(answer) => to(self).push(answer),
+            Err(Trouble(reason)) => self.trouble = Some(reason),
+        }
+    }
+}
+
+/// A question could not even be put.
+struct Trouble(String);
+
+/// How an attempt ended in time, if not well.
+enum Refusal {
+    Failed(Failure),
+    Trouble(Trouble),
 }
 
 /// Puts the question as often as it takes to believe a no: the next time when the time before has failed, or has been
 /// without an answer for its part of the timeout. The first yes counts.
-async fn ask(address: SocketAddr, check: &HealthCheck, asked: Instant, patience: Duration) -> Answer {
-    let attempts = check.unhealthy_threshold.max(1);
+///
+/// # Errors
+/// No attempt could be made.
+async fn ask(
+    address: SocketAddr,
+    check: &HealthCheck,
+    asked: Instant,
+    patience: Duration,
+) -> Result<Answer, Trouble> {
     let deadline = asked + patience;
     let round_trip = OnceLock::new();
     let attempt = |number: u32| {
         let round_trip = &round_trip;
         async move {
-            sleep_until(asked + check.timeout * number / attempts).await;
+            sleep_until(asked + check.begin(number)).await;
             timeout_at(deadline, put(address, &check.question, round_trip)).await
         }
     };
-    let mut failure = None;
-    let mut attempts: FuturesUnordered<_> = (0..attempts).map(attempt).collect();
+    let answer =
+        |result| Answer { address, result, at: Instant::now(), round_trip: round_trip.get().copied() };
+    let (mut failure, mut trouble, mut in_silence) = (None, None, false);
+    let mut attempts: FuturesUnordered<_> = (0..check.attempts()).map(attempt).collect();
     while let Some(outcome) = attempts.next().await {
         match outcome {
-            Ok(Ok(())) => return Answer { address, result: Ok(()), round_trip: round_trip.get().copied() },
+            Ok(Ok(())) => return Ok(answer(Ok(()))),
             // A no outweighs what this node's own network said.
-            Ok(Err(reason)) if !reason.silent => failure = Some(reason),
-            Ok(Err(reason)) => drop(failure.get_or_insert(reason)),
-            Err(_) => {}
+            Ok(Err(Refusal::Failed(reason))) if !reason.silent => failure = Some(reason),
+            Ok(Err(Refusal::Failed(reason))) => drop(failure.get_or_insert(reason)),
+            Ok(Err(Refusal::Trouble(reason))) => trouble = Some(reason),
+            Err(_) => in_silence = true,
         }
+    }
+    if let (None, Some(trouble), false) = (&failure, trouble, in_silence) {
+        return Err(trouble);
     }
     let silence = || Failure {
         silent: true,
         no_route: false,
         evidence: format!("no answer to {} within {} ms", check.question, patience.as_millis()).into(),
     };
-    Answer { address, result: Err(failure.unwrap_or_else(silence)), round_trip: round_trip.get().copied() }
+    Ok(answer(Err(failure.unwrap_or_else(silence))))
 }
 
 /// One attempt. The round trip is known before the answer is.
 ///
 /// # Errors
-/// What the endpoint said no with.
+/// What the endpoint said no with, or what kept the question from being put.
 async fn put(
     address: SocketAddr,
     question: &Question,
     round_trip: &OnceLock<Duration>,
-) -> Result<(), Failure> {
-    let failure = |silent, reason: &dyn fmt::Display| Failure {
-        silent,
-        no_route: silent,
-        evidence: format!("{question}: {reason}").into(),
+) -> Result<(), Refusal> {
+    let failure = |silent, reason: &dyn fmt::Display| {
+        let evidence = format!("{question}: {reason}").into();
+        Refusal::Failed(Failure { silent, no_route: silent, evidence })
     };
     let begun = Instant::now();
-    let stream = tcp::connect(address).await.map_err(|error| {
-        // Anything else comes from a network on the way, as likely as not from this node's own.
-        let is_answer = matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset);
-        failure(!is_answer, &error)
+    let stream = tcp::connect(address).await.map_err(|error| match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => failure(false, &error),
+        // From a network on the way, as likely as not from this node's own.
+        ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::NetworkDown
+        | ErrorKind::TimedOut => failure(true, &error),
+        // Neither: no descriptor, no port, no memory, no permission.
+        _ => Refusal::Trouble(Trouble(format!("{address} cannot be asked: {error}"))),
     })?;
     // The first attempt that got so far counts.
     let _ = round_trip.set(begun.elapsed());
@@ -194,7 +228,7 @@ mod tests {
         let shard = (ServiceKey::new("ns", "s"), "here".into());
         let patience = check.timeout;
         let (sample, again) = (addresses.to_vec(), vec![]);
-        let inquiry = Inquiry { shard, check, sample, again, patience, witnessed: false };
+        let inquiry = Inquiry { shard, check, sample, again, patience };
         inquire(inquiry, progress).await;
         loop {
             if let Progress::Done(report) = heard.recv().await.expect("it ends") {
