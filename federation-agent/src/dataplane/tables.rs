@@ -25,7 +25,7 @@ use slots::{Entrant, Slots};
 use super::protocol::{kernel_protocol, model_protocol};
 use crate::{
     model,
-    plan::{self, Plan, ServicePlan, Target},
+    plan::{self, Plan, ServicePlan, Target, maglev::Grain},
 };
 
 pub(super) type BackendValue = Backend<IpAddr>;
@@ -180,8 +180,10 @@ impl Tables {
             let key = key(frontend);
             let old = self.frontends.get(frontend).copied();
             // The new slices first: where nothing has changed they are the old ones, which nobody else may hold.
-            let main = self.slots.take(&self.entrants(&target.backends, &target.full), writes)?;
-            let fallback = self.slots.take(&self.entrants(&target.fallback, &BTreeMap::new()), writes)?;
+            let main =
+                self.slots.take(&self.entrants(&target.backends, &target.full), Grain::Fine, writes)?;
+            let fallback =
+                self.slots.take(&self.entrants(&target.fallback, &BTreeMap::new()), Grain::Coarse, writes)?;
             let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
             let value = Frontend {
                 id: match old {

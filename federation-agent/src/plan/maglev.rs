@@ -12,16 +12,32 @@ use std::{cmp::Reverse, hash::Hasher as _};
 
 use siphasher::sip::SipHasher24;
 
-/// Slots for each backend, at least: a share is then exact to 1 per cent of it.
-const SLOTS_PER_BACKEND: usize = 100;
+/// How exact shares are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// To 1 per cent of a share.
+    Fine,
+    /// To a tenth: for tables that few clients ever see.
+    Coarse,
+}
+
+impl Grain {
+    /// Slots for each backend, at least.
+    fn slots_per_backend(self) -> usize {
+        match self {
+            Self::Fine => 100,
+            Self::Coarse => 10,
+        }
+    }
+}
 
 /// Primes just below powers of two, so that the size changes seldom: at a new size most slots move.
 const SIZES: [u32; 12] =
     [251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521, 131_071, 262_139, 524_287];
 
 /// The number of slots for a set of `backends` many.
-pub fn size(backends: usize) -> u32 {
-    let wanted = backends.saturating_mul(SLOTS_PER_BACKEND);
+pub fn size(backends: usize, grain: Grain) -> u32 {
+    let wanted = backends.saturating_mul(grain.slots_per_backend());
     let largest = SIZES[SIZES.len() - 1];
     SIZES.into_iter().find(|size| *size as usize >= wanted).unwrap_or(largest)
 }
@@ -47,17 +63,17 @@ impl<'a> Holder<'a> {
 /// Fills a table; each slot holds an index into `holders`. Without any share it is empty.
 ///
 /// The order of `holders` does not matter to who gets which slot.
-pub fn table(holders: &[Holder<'_>], seed: u64) -> Vec<u32> {
+pub fn table(holders: &[Holder<'_>], grain: Grain, seed: u64) -> Vec<u32> {
     let count = holders.iter().filter(|holder| holder.share > 0 || holder.full > 0).count();
     let sum: u64 = holders.iter().map(|holder| u64::from(holder.share)).sum();
     if sum == 0 {
         return Vec::new();
     }
-    let mut walks = Walks::new(holders, size(count), seed);
+    let mut walks = Walks::new(holders, size(count, grain), seed);
     let mut slots: Vec<Option<u32>> = vec![None; walks.size as usize];
     let weights =
         |weight: fn(&Holder<'_>) -> u32| holders.iter().map(|h| u64::from(weight(h))).collect::<Vec<_>>();
-    walks.fill(&mut slots, &weights(|holder| holder.full));
+    walks.fill(&mut slots, &weights(|holder| holder.full), None);
 
     let quotas = walks.quotas(&weights(|holder| holder.share), sum, &slots);
     let mut missing = quotas.clone();
@@ -70,7 +86,7 @@ pub fn table(holders: &[Holder<'_>], seed: u64) -> Vec<u32> {
         });
     }
     walks.restart();
-    walks.fill(&mut slots, &missing);
+    walks.fill(&mut slots, &missing, Some(&missing));
     slots.into_iter().flatten().collect()
 }
 
@@ -125,20 +141,24 @@ impl Walks {
         quotas
     }
 
-    /// Gives the empty slots away in proportion to `weights`, those of the holders. Without any nothing happens.
-    fn fill(&mut self, slots: &mut [Option<u32>], weights: &[u64]) {
+    /// Gives the empty slots away in proportion to `weights`, those of the holders, and to nobody more than at `most`.
+    /// Without any weights nothing happens.
+    fn fill(&mut self, slots: &mut [Option<u32>], weights: &[u64], most: Option<&[u64]>) {
         let Some(heaviest) = weights.iter().copied().max().filter(|weight| *weight > 0) else { return };
         let mut empty = slots.iter().filter(|slot| slot.is_none()).count();
         // What `round * weight` must reach for each one's next slot.
         let mut due = vec![0_u128; weights.len()];
+        let mut given = vec![0_u64; weights.len()];
         for round in 1_u128.. {
             for walk in &mut self.walks {
                 if empty == 0 {
                     return;
                 }
                 // The heaviest takes a slot every round, another one whenever its weight has added up to one.
-                let (weight, due) = (u128::from(weights[walk.index as usize]), &mut due[walk.index as usize]);
-                if weight == 0 || round * weight < *due {
+                let index = walk.index as usize;
+                let (weight, due) = (u128::from(weights[index]), &mut due[index]);
+                let full = most.is_some_and(|most| given[index] >= most[index]);
+                if weight == 0 || full || round * weight < *due {
                     continue;
                 }
                 *due += u128::from(heaviest);
@@ -146,6 +166,7 @@ impl Walks {
                     walk.next = (walk.next + walk.step) % self.size;
                 }
                 slots[walk.next as usize] = Some(walk.index);
+                given[index] += 1;
                 empty -= 1;
             }
         }
@@ -179,7 +200,7 @@ mod tests {
 
     /// Who holds each slot, by name.
     fn holders<'a>(holders: &[Holder<'a>], seed: u64) -> Vec<&'a str> {
-        table(holders, seed).into_iter().map(|index| holders[index as usize].name).collect()
+        table(holders, Grain::Fine, seed).into_iter().map(|index| holders[index as usize].name).collect()
     }
 
     fn equal(names: &[String]) -> Vec<Holder<'_>> {
@@ -196,14 +217,22 @@ mod tests {
 
     #[test]
     fn no_share_gives_no_slot() {
-        assert!(table(&[], 1).is_empty());
-        assert!(table(&[Holder { name: "a", share: 0, full: 7 }], 1).is_empty());
+        assert!(table(&[], Grain::Fine, 1).is_empty());
+        assert!(table(&[Holder { name: "a", share: 0, full: 7 }], Grain::Fine, 1).is_empty());
     }
 
     #[test]
     fn one_backend_holds_every_slot() {
         let all = [Holder::well("zero", 0), Holder::well("only", 7)];
-        assert!(table(&all, 1).iter().all(|index| *index == 1));
+        assert!(table(&all, Grain::Fine, 1).iter().all(|index| *index == 1));
+    }
+
+    #[test]
+    fn a_coarse_table_is_small_and_gives_everybody_something() {
+        let names = names(20);
+        let slots = table(&equal(&names), Grain::Coarse, 1);
+        assert_eq!(slots.len(), 251);
+        assert!((0..20).all(|index| slots.contains(&index)));
     }
 
     #[test]
@@ -251,7 +280,7 @@ mod tests {
             let names = names(weights.len());
             let all: Vec<_> =
                 names.iter().zip(&weights).map(|(name, (share, full))| Holder { name, share: *share, full: *full }).collect();
-            let slots = table(&all, seed);
+            let slots = table(&all, Grain::Fine, seed);
             let sum: u32 = weights.iter().map(|(share, _)| share).sum();
             let mut held: BTreeMap<u32, usize> = BTreeMap::new();
             for index in &slots {

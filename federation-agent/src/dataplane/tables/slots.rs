@@ -13,7 +13,7 @@ use siphasher::{
 };
 
 use super::{super::slices::Slices, Write};
-use crate::plan::maglev::{self, Holder};
+use crate::plan::maglev::{self, Grain, Holder};
 
 /// How long a slice of slots rests: packets that still read it have left long before.
 const SLICE_REST: Duration = Duration::from_secs(1);
@@ -99,8 +99,13 @@ impl Slots {
     ///
     /// # Errors
     /// There is no room for it.
-    pub(super) fn take(&mut self, entrants: &[Entrant], writes: &mut Vec<Write>) -> Result<Slice> {
-        let recipe = recipe(entrants);
+    pub(super) fn take(
+        &mut self,
+        entrants: &[Entrant],
+        grain: Grain,
+        writes: &mut Vec<Write>,
+    ) -> Result<Slice> {
+        let recipe = recipe(entrants, grain);
         if let Some(offset) = self.made.get(&recipe).copied()
             && let Some(table) = self.tables.get_mut(&offset)
         {
@@ -111,8 +116,10 @@ impl Slots {
             .iter()
             .map(|entrant| Holder { name: &entrant.name, share: entrant.share, full: entrant.full })
             .collect();
-        let ids: Vec<u32> =
-            maglev::table(&holders, self.seed).into_iter().map(|index| entrants[index as usize].id).collect();
+        let ids: Vec<u32> = maglev::table(&holders, grain, self.seed)
+            .into_iter()
+            .map(|index| entrants[index as usize].id)
+            .collect();
         if ids.is_empty() {
             return Ok(Slice::default());
         }
@@ -159,8 +166,9 @@ impl Slots {
     }
 }
 
-fn recipe(entrants: &[Entrant]) -> Recipe {
+fn recipe(entrants: &[Entrant], grain: Grain) -> Recipe {
     let mut hasher = SipHasher128::new();
+    hasher.write_u8(grain as u8);
     for Entrant { name, id, share, full } in entrants {
         hasher.write(name.as_bytes());
         // Ends the name: no two lists read alike.
