@@ -7,12 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Candidate, Health, Place, Standing, candidates,
-    shares::{self, WHOLE},
-    tiers::Ruler,
-    tiers_of,
-};
+use super::{Backend, Candidate, Health, Place, Standing, Tier, candidates, shares, tiers::Ruler, tiers_of};
 use crate::model::{Federation, Locality, ServiceKey};
 
 /// One (VIP, protocol, port) and everybody who could serve it.
@@ -68,32 +63,13 @@ pub fn explain(
             let ruler = Ruler::new(scope, place, service.distribution, federation, health);
             for address in vips.iter().filter(|address| vip.is_none_or(|vip| vip == **address)) {
                 let tiers = tiers_of(&candidates, &ruler, *address);
-                let split = shares::split(&tiers, service.overprovisioning);
-                let borne: u64 = split.taken.values().sum();
-                let percent = |part: u64| if borne == 0 { 0.0 } else { part as f64 * 100.0 / borne as f64 };
-                let mut endpoints: Vec<_> = candidates
-                    .iter()
-                    .filter(|candidate| candidate.backend.address.is_ipv4() == address.is_ipv4())
+                let division = Division { split: shares::split(&tiers, service.overprovisioning), tiers };
+                let of_family =
+                    candidates.iter().filter(|c| c.backend.address.is_ipv4() == address.is_ipv4());
+                let mut endpoints: Vec<_> = of_family
                     .map(|candidate| {
                         let tier = ruler.tier(&candidate.locality, candidate.backend.local);
-                        let part = split.backends.get(&candidate.backend).copied().unwrap_or(0);
-                        let ejected = tiers.get(&tier).is_some_and(|members| {
-                            members.ejected.iter().any(|other| other.backend == candidate.backend)
-                        });
-                        let verdict = health
-                            .of(key, &candidate.backend.cluster)
-                            .and_then(|shard| shard.verdict(candidate.backend.address, port.protocol));
-                        let evidence = verdict.map(super::Verdict::evidence).unwrap_or_default();
-                        let line = EndpointLine {
-                            address: candidate.backend.address,
-                            cluster: candidate.backend.cluster.to_string(),
-                            zone: candidate.locality.zone.to_string(),
-                            node: candidate.node.clone(),
-                            tier: tier.to_string(),
-                            percent: percent(part.into()),
-                            why: why(candidate, part, ejected, evidence),
-                        };
-                        (tier, line)
+                        (tier, division.endpoint(candidate, tier, evidence(health, key, candidate)))
                     })
                     .collect();
                 endpoints.sort_by(|(a, one), (b, other)| (a, one.address).cmp(&(b, other.address)));
@@ -102,21 +78,60 @@ pub fn explain(
                     protocol: port.protocol.to_string(),
                     scope: scope.to_string(),
                     client_ip_affinity: service.client_ip_affinity,
-                    tiers: tiers
-                        .iter()
-                        .map(|(tier, members)| TierLine {
-                            name: tier.to_string(),
-                            usable: members.usable.len(),
-                            total: members.total(),
-                            percent: percent(split.taken.get(tier).copied().unwrap_or(0).min(WHOLE)),
-                        })
-                        .collect(),
+                    tiers: division.tiers(),
                     endpoints: endpoints.into_iter().map(|(_, line)| line).collect(),
                 });
             }
         }
     }
     explanations
+}
+
+/// What health says against an endpoint.
+fn evidence<'a>(health: &'a Health, key: &ServiceKey, candidate: &Candidate) -> &'a str {
+    let Backend { address, protocol, cluster, .. } = &*candidate.backend;
+    let verdict = health.of(key, cluster).and_then(|shard| shard.verdict(*address, *protocol));
+    verdict.map(super::Verdict::evidence).unwrap_or_default()
+}
+
+/// How the connections to one frontend are divided.
+struct Division<'a> {
+    tiers: shares::Tiers<'a>,
+    split: shares::Split,
+}
+
+impl Division<'_> {
+    fn percent(&self, part: u64) -> f64 {
+        match self.split.taken.values().sum::<u64>() {
+            0 => 0.0,
+            borne => part as f64 * 100.0 / borne as f64,
+        }
+    }
+
+    fn tiers(&self) -> Vec<TierLine> {
+        let line = |(tier, members): (&Tier, &shares::Members<'_>)| TierLine {
+            name: tier.to_string(),
+            usable: members.usable.len(),
+            total: members.total(),
+            percent: self.percent(self.split.taken.get(tier).copied().unwrap_or(0)),
+        };
+        self.tiers.iter().map(line).collect()
+    }
+
+    fn endpoint(&self, candidate: &Candidate, tier: Tier, evidence: &str) -> EndpointLine {
+        let part = self.split.backends.get(&candidate.backend).copied().unwrap_or(0);
+        let ejected = &self.tiers[&tier].ejected;
+        let is_ejected = ejected.iter().any(|other| other.backend == candidate.backend);
+        EndpointLine {
+            address: candidate.backend.address,
+            cluster: candidate.backend.cluster.to_string(),
+            zone: candidate.locality.zone.to_string(),
+            node: candidate.node.clone(),
+            tier: tier.to_string(),
+            percent: self.percent(part.into()),
+            why: why(candidate, part, is_ejected, evidence),
+        }
+    }
 }
 
 fn why(candidate: &Candidate, part: u32, ejected: bool, evidence: &str) -> String {

@@ -6,7 +6,7 @@ use super::{Backend, Candidate, Standing, tiers::Tier};
 use crate::model::Overprovisioning;
 
 /// The load of a frontend is cut into this many parts.
-pub(super) const WHOLE: u64 = 1_000_000;
+const WHOLE: u64 = 1_000_000;
 
 pub(super) type Parts = BTreeMap<Arc<Backend>, u32>;
 
