@@ -91,14 +91,11 @@ impl Crowd {
             world.pass(Instant::now() + COUNTED).await?;
             steps.push((ready, Watched { start: step, end: Instant::now() }));
         }
-        let end = world.settle(&at_home).await;
-        let watched = Watched { start, end };
+        let settled = world.settle(&at_home).await;
+        let watched = Watched { start, end: Instant::now() };
         let window = world.finish(&watched).await?;
         let mut run = Run::new(&watched, &window);
-        match judge::seconds(&window, start, Course::Moves, &at_home) {
-            Some(seconds) => run.seconds = seconds,
-            None => run.wrongs.push("the near shard was never used".to_owned()),
-        }
+        run.judge(settled, judge::seconds(&window, start, Course::Moves, &at_home));
         for (ready, step) in steps {
             let bound = (OVERPROVISIONING * ready as f64 / NEAR as f64).min(1.0);
             let window = world.finish(&step).await?;

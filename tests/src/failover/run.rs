@@ -64,13 +64,11 @@ async fn happen(event: Event, world: &World) -> Result<Run> {
     };
     // What was done must be undone whether or not it could be watched.
     act.undo(world).await.context("undo what was done")?;
-    let (watched, window) = watched?;
+    let (watched, settled) = watched?;
+    let window = world.finish(&watched).await?;
 
     let mut run = Run::new(&watched, &window);
-    match judge::seconds(&window, watched.start, course, &right) {
-        Some(seconds) => run.seconds = seconds,
-        None => run.wrongs.push(format!("nobody has taken over within {} s", LONGEST.as_secs())),
-    }
+    run.judge(settled, judge::seconds(&window, watched.start, course, &right));
     if course == Course::Stays && window.iter().filter_map(Request::answer).any(|(_, answer)| !right(answer))
     {
         run.wrongs.push("requests have moved to other clusters, and none may".to_owned());
@@ -79,31 +77,28 @@ async fn happen(event: Event, world: &World) -> Result<Run> {
 }
 
 /// Does it and waits until the traffic is where it shall be. It begins right before the command that does it, so the time
-/// that the command takes is part of what users wait.
-async fn watch(act: Act, course: Course, right: Right<'_>, world: &World) -> Result<(Watched, Vec<Request>)> {
+/// that the command takes is part of what users wait. Beside the time, whether the traffic has come to rest in it.
+async fn watch(act: Act, course: Course, right: Right<'_>, world: &World) -> Result<(Watched, Result<()>)> {
     let start = Instant::now();
     act.perform(world).await?;
-    let end = if course == Course::Stays {
+    let settled = if course == Course::Stays {
         world.federation.control_plane_unhealthy(world.home()?).await?;
         world.pass(start + STEADY).await?;
-        Instant::now()
+        Ok(())
     } else {
         world.settle(right).await
     };
-    let watched = Watched { start, end };
-    let window = world.finish(&watched).await?;
-    Ok((watched, window))
+    Ok((Watched { start, end: Instant::now() }, settled))
 }
 
 impl World {
-    /// Waits until nobody but `right` has answered for a while, but not for ever; when that was.
-    pub async fn settle(&self, right: Right<'_>) -> Instant {
-        let calm = async || {
-            let now = Instant::now();
-            self.traffic.book().check_calm(now, right).map(|()| now)
-        };
-        // Traffic that is lost shows in the figures.
-        eventually("the traffic is calm", LONGEST, calm).await.unwrap_or_else(|_| Instant::now())
+    /// Waits until nobody but `right` has answered for a while and nobody was hurt.
+    ///
+    /// # Errors
+    /// That takes longer than it may.
+    pub async fn settle(&self, right: Right<'_>) -> Result<()> {
+        let calm = async || self.traffic.book().check_calm(Instant::now(), right);
+        eventually("the traffic is where it shall be", LONGEST, calm).await
     }
 
     /// Waits until requests that were begun at `instant` are there.
@@ -137,5 +132,15 @@ impl Run {
             eprintln!("    {failed} of {} failed: {}", window.len(), judge::reasons(window));
         }
         Self { seconds, failed, requests: window.len(), lasted, wrongs: Vec::new() }
+    }
+
+    /// Notes how long it took until the traffic was where it shall be, given that it came to rest there: a first success
+    /// is none while others fail.
+    pub fn judge(&mut self, settled: Result<()>, seconds: Option<f64>) {
+        match (settled, seconds) {
+            (Ok(()), Some(seconds)) => self.seconds = seconds,
+            (Ok(()), None) => self.wrongs.push("nobody has answered who should".to_owned()),
+            (Err(error), _) => self.wrongs.push(format!("{error:#}")),
+        }
     }
 }

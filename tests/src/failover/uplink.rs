@@ -50,7 +50,8 @@ pub async fn run(world: &World) -> Result<Run> {
 
     let start = Instant::now();
     world.near.power_off()?;
-    let cut = world.settle(&local).await;
+    let settled = world.settle(&local).await;
+    let cut = Instant::now();
     let passed = world.pass(start + CUT).await;
     world.near.power_on()?;
     passed?;
@@ -77,10 +78,7 @@ pub async fn run(world: &World) -> Result<Run> {
     let mut run = Run::new(&watched, &window);
     run.wrongs = wrongs;
     let during = world.finish(&Watched { start, end: cut }).await?;
-    match judge::seconds(&during, start, Course::Heals, &local) {
-        Some(seconds) => run.seconds = seconds,
-        None => run.wrongs.push("local servers have not taken over".to_owned()),
-    }
+    run.judge(settled, judge::seconds(&during, start, Course::Heals, &local));
     Ok(run)
 }
 
