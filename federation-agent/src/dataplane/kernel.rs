@@ -1,6 +1,6 @@
 //! The maps' writing side: carries out one `Write` at a time. What reads them is in `read`.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -12,6 +12,7 @@ use federation_ebpf::maps::{Frontend, FrontendKey};
 use super::{
     batch,
     family::{Family, V4, V6, backend_at, key_at},
+    mapped::{Mapped, Word},
     tables::{BackendValue, FrontendName, Write},
 };
 
@@ -47,7 +48,7 @@ impl Maps {
                 IpAddr::V6(address) => self.v6.write_backend(*id, value, address.octets()),
             },
             Write::Filter { word, bits } => batch::write_array(data(&self.filter)?, *word, &[*bits]),
-            Write::Slots { offset, ids } => batch::write_array(data(&self.slots)?, *offset, ids),
+            Write::Slots { offset, ids } => write_slots(data(&self.slots)?, *offset, ids),
             Write::Frontend { key, value } => match key.address {
                 IpAddr::V4(address) => self.v4.write_frontend(key, value, address.octets()),
                 IpAddr::V6(address) => self.v6.write_frontend(key, value, address.octets()),
@@ -84,6 +85,27 @@ impl FamilyMaps {
     fn frontends<A: Family>(&mut self) -> Result<HashMap<&mut MapData, FrontendKey<A>, Frontend>> {
         Ok(HashMap::try_from(&mut self.frontends)?)
     }
+}
+
+/// In place: ten million of them would take seconds by system calls. Packets read a slice only when its frontend, which is
+/// written later and by a call, says so.
+fn write_slots(slots: &MapData, offset: u32, ids: &[u32]) -> Result<()> {
+    let end = u32::try_from(ids.len()).ok().and_then(|length| offset.checked_add(length));
+    let slice = Mapped::<Word>::of(slots, offset..end.context("more slots than there can be")?)?;
+    for (Word(slot), id) in slice.iter().zip(ids) {
+        slot.store(*id, Ordering::Release);
+    }
+    Ok(())
+}
+
+/// `size` slots, from `offset` on.
+///
+/// # Errors
+/// There are not that many.
+pub(super) fn read_slots(slots: &MapData, offset: u32, size: u32) -> Result<Vec<u32>> {
+    let end = offset.checked_add(size).context("more slots than there can be")?;
+    let slice = Mapped::<Word>::of(slots, offset..end)?;
+    Ok(slice.iter().map(|Word(slot)| slot.load(Ordering::Acquire)).collect())
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

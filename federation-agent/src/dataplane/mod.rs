@@ -9,6 +9,7 @@ mod events;
 mod family;
 mod flows;
 mod kernel;
+mod mapped;
 mod pins;
 mod prerequisites;
 mod program_log;
@@ -142,7 +143,7 @@ impl DataPlane {
         let maps = Maps::take(&mut ebpf)?;
         let mut tables = Tables::new(config.seed, slots);
         let slots = read::open(pins, "SLOTS")?;
-        let table = |slice: Slice| batch::read_array(&slots, slice.offset, slice.size).context("read SLOTS");
+        let table = |slice: Slice| kernel::read_slots(&slots, slice.offset, slice.size).context("read SLOTS");
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
         Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })

@@ -62,7 +62,7 @@ struct Shape {
 const SHAPES: [Shape; 17] = [
     frontends::<V4>(),
     frontends::<V6>(),
-    Shape { grows: true, ..shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS) },
+    Shape { grows: true, flags: MMAPABLE, ..shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS) },
     backends::<V4>(),
     backends::<V6>(),
     flows::<V4>(),

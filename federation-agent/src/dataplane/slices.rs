@@ -7,14 +7,16 @@ use federation_ebpf::maps;
 
 /// How many slots there shall be on a machine with this much memory, in bytes.
 ///
-/// A slot takes four bytes, and every table has at least 100 slots a backend, so that 10 000 services of 10 endpoints
-/// need 10 million slots: 40 MB, which is little for the machines that such federations have, and much for a small one.
-/// The 256th part of the memory is 64 MB of 16 GB. A map keeps the size that it was made with.
+/// A slot takes eight bytes, for the kernel rounds elements of arrays up to that, and every table has at least 100 slots a
+/// backend, so that 10 000 services of 10 endpoints need 10 million slots: 80 MB, which is little for the machines that such
+/// federations have, and much for a small one. The 128th part of the memory is 128 MB of 16 GB. A map keeps the size that it
+/// was made with.
 pub(super) fn affordable(memory: u64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "about two million")]
     const LEAST: u32 = maps::SLOTS as u32;
     const MOST: u32 = 1 << 26;
-    let slots = memory / 256 / size_of::<u32>() as u64;
+    const SLOT_BYTES: u64 = 8;
+    let slots = memory / 128 / SLOT_BYTES;
     u32::try_from(slots).unwrap_or(MOST).clamp(LEAST, MOST)
 }
 

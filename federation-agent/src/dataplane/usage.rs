@@ -4,11 +4,8 @@
 //! millisecond, where reading a hundred thousand elements by the batch takes twenty-seven. It is asked for twice a second.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::{self, NonNull},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -21,6 +18,7 @@ use super::{
     batch,
     family::{Family, V4, V6, backend_at},
     flows::Moment,
+    mapped::{Element, Mapped},
     now,
     pins::Pins,
     protocol::transport,
@@ -31,9 +29,12 @@ use crate::model::Protocol;
 /// Ids between two that are used, at most, that are read along with them: a system call costs as much.
 const GAP: u32 = 16;
 
+#[expect(clippy::cast_possible_truncation, reason = "a hundred thousand or so")]
+const BACKENDS: u32 = maps::BACKENDS as u32;
+
 /// How this node's traffic uses backends.
 pub struct Usage {
-    uses: Uses,
+    uses: Mapped<SharedUse>,
     backends_v4: MapData,
     backends_v6: MapData,
 }
@@ -41,7 +42,7 @@ pub struct Usage {
 impl Usage {
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
-            uses: Uses::map(&read::open(pins, "BACKEND_USE")?).context("map BACKEND_USE into memory")?,
+            uses: Mapped::of(&read::open(pins, "BACKEND_USE")?, 0..BACKENDS).context("read BACKEND_USE")?,
             backends_v4: read::open(pins, V4::BACKENDS)?,
             backends_v6: read::open(pins, V6::BACKENDS)?,
         })
@@ -54,7 +55,7 @@ impl Usage {
     /// A map cannot be read.
     pub fn used_since(&mut self, within: Duration) -> Result<Vec<(SocketAddr, Protocol)>> {
         let now = Moment::at(now()?);
-        let last_used = self.uses.all().iter().map(|entry| entry.last_used.load(Ordering::Relaxed));
+        let last_used = self.uses.iter().map(|entry| entry.last_used.load(Ordering::Relaxed));
         let mut used = Vec::new();
         for ids in runs(recent(last_used, now, within)) {
             self.name(&ids, &mut used)?;
@@ -115,9 +116,6 @@ fn runs(ids: impl Iterator<Item = u32>) -> Vec<Run> {
     runs
 }
 
-/// `BACKEND_USE`, mapped into memory.
-struct Uses(NonNull<SharedUse>);
-
 /// A [`Use`] that programs write meanwhile, each field whole.
 #[repr(C)]
 struct SharedUse {
@@ -127,37 +125,8 @@ struct SharedUse {
 
 const _: () = assert!(size_of::<SharedUse>() == size_of::<Use>());
 
-impl Uses {
-    const LENGTH: usize = maps::BACKENDS * size_of::<Use>();
-
-    fn map(map: &MapData) -> io::Result<Self> {
-        let descriptor = map.fd().as_fd().as_raw_fd();
-        // SAFETY: a new mapping at a place of the kernel's choice. It outlives the descriptor.
-        let memory = unsafe {
-            libc::mmap(ptr::null_mut(), Self::LENGTH, libc::PROT_READ, libc::MAP_SHARED, descriptor, 0)
-        };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        NonNull::new(memory.cast()).map(Self).ok_or_else(|| io::Error::other("it lies at address 0"))
-    }
-
-    fn all(&self) -> &[SharedUse] {
-        // SAFETY: as long as the mapping, whose pins were found to have this many elements, and which lives as long as
-        // `self`; whatever is in it makes atomic numbers.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), maps::BACKENDS) }
-    }
-}
-
-impl Drop for Uses {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that was made, of which no reference is left. It cannot fail then.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), Self::LENGTH) };
-    }
-}
-
-// SAFETY: a mapping belongs to the process and not to a thread.
-unsafe impl Send for Uses {}
+// SAFETY: as it stands there.
+unsafe impl Element for SharedUse {}
 
 #[cfg(test)]
 mod tests {

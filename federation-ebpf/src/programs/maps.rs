@@ -33,7 +33,7 @@ pub static FRONTENDS_V6: Frontends<[u8; 16]> = HashMap::new();
 
 /// Maglev slots of all tables, each a slice of this array, to backend ids.
 #[btf_map]
-pub static SLOTS: Array<u32, { maps::SLOTS }> = Array::new();
+pub static SLOTS: Array<u32, { maps::SLOTS }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Backend id to address, port and state. An id is used in one of the two.
 #[btf_map]

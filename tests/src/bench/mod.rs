@@ -2,6 +2,7 @@
 //!
 //! [`measurement`] is the arithmetic, [`table`] what a person reads; the other rooms measure.
 
+mod agent;
 mod cpu;
 mod measurement;
 mod nftables;
@@ -39,6 +40,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(scale::GROUP, &options.only) {
         eprintln!("what the number of services costs");
         measured.extend(scale::measure().context("measure federations of all sizes")?);
+    }
+    if wanted(agent::GROUP, &options.only) {
+        eprintln!("what an agent needs for the largest federation");
+        measured.extend(agent::measure().await.context("measure an agent of a large federation")?);
     }
     if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);

@@ -127,14 +127,19 @@ impl Federation {
 
     /// The Federation API and the controller, on a host of their own.
     pub async fn start(lab: Lab) -> Result<Self> {
+        let federation = Self::without_controller(lab).await?;
+        federation.start_controller()?;
+        Ok(federation)
+    }
+
+    /// The Federation API alone: what it holds is for the caller to write.
+    pub async fn without_controller(lab: Lab) -> Result<Self> {
         let hub = lab.host("hub")?;
         let kubeconfigs = start_api_server(&lab, &hub, FEDERATION).await?;
         let api = login(hub.namespace(), &kubeconfigs.administrator).await?;
         make_namespace(&api, SYSTEM_NAMESPACE).await?;
         make_namespace(&api, NAMESPACE).await?;
-        let federation = Self { members: Vec::new(), hub, api, kubeconfigs, lab };
-        federation.start_controller()?;
-        Ok(federation)
+        Ok(Self { members: Vec::new(), hub, api, kubeconfigs, lab })
     }
 
     pub fn lab(&self) -> &Lab {

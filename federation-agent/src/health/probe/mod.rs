@@ -103,7 +103,7 @@ pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Pr
                 report.take(outcome, |report| &mut report.again);
                 false
             }
-            () = &mut uneasy, if !told && !(sampled.is_empty() && others.is_empty()) => true,
+            () = &mut uneasy, if !(told || sampled.is_empty() && others.is_empty()) => true,
             else => break,
         };
         if doubtful && !told {
