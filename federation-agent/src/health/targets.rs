@@ -41,7 +41,7 @@ impl Targets {
         let mut nodes: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         let asked = shard.endpoints.iter().filter(|endpoint| endpoint.readiness != Readiness::NotReady);
         for (number, endpoint) in asked.enumerate() {
-            let remote = !(is_here && endpoint.node.as_ref() == Some(&place.node));
+            let remote = !(is_here && endpoint.node.as_deref() == Some(&place.node));
             let all = backends(service, endpoint);
             let next = nodes.len();
             let node = match endpoint.node.as_deref() {
@@ -121,6 +121,8 @@ pub(super) fn backends(service: &Service, endpoint: &Endpoint) -> Vec<Backend> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::model::Port;
 
@@ -132,14 +134,14 @@ mod tests {
         };
         let endpoint = |(node, n): (&&str, u8)| Endpoint {
             address: [10, 8, 0, n].into(),
-            ports: [((String::new(), Protocol::Tcp), 8080)].into(),
+            ports: Arc::new([((String::new(), Protocol::Tcp), 8080)].into()),
             readiness: Readiness::Ready,
-            node: Some((*node).to_owned()),
+            node: Some((*node).into()),
             zone: None,
         };
         let shard = Shard { weight: 100, endpoints: nodes.iter().zip(1..).map(endpoint).collect() };
         let locality = crate::model::Locality {
-            provider: String::new(),
+            provider: "p".into(),
             region: "r".into(),
             zone: "z".into(),
             cluster: "c".into(),

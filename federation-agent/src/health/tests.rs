@@ -49,9 +49,9 @@ fn federation(clusters: &[&'static str], endpoints: u8) -> Federation {
         let endpoints = (1..=endpoints)
             .map(|n| Endpoint {
                 address: address(c, n).ip(),
-                ports: [((String::new(), Tcp), 8080)].into(),
+                ports: Arc::new([((String::new(), Tcp), 8080)].into()),
                 readiness: Readiness::Ready,
-                node: Some(format!("node-{n}")),
+                node: Some(format!("node-{n}").into()),
                 zone: None,
             })
             .collect();
@@ -377,9 +377,10 @@ fn a_check_of_nothing_asks_nobody_and_a_check_at_a_port_speaks_for_all() {
         service.ports.push(Port { name: "dns".into(), protocol: Protocol::Udp, port: 53 });
         for shard in service.shards.values_mut() {
             shard.endpoints = std::mem::take(&mut shard.endpoints)
-                .into_iter()
+                .iter()
+                .cloned()
                 .map(|mut endpoint| {
-                    endpoint.ports.insert(("dns".into(), Protocol::Udp), 5353);
+                    Arc::make_mut(&mut endpoint.ports).insert(("dns".into(), Protocol::Udp), 5353);
                     endpoint
                 })
                 .collect();
@@ -415,7 +416,8 @@ fn one_budget_holds_for_everything_and_the_used_go_first() {
         for (c, shard) in copy.shards.values_mut().enumerate() {
             let [high, low] = n.to_be_bytes();
             let octets = |i: u8| [11 + u8::try_from(c).unwrap(), high, low, i];
-            let moved = std::mem::take(&mut shard.endpoints).into_iter().zip(1..);
+            let endpoints = std::mem::take(&mut shard.endpoints);
+            let moved = endpoints.iter().cloned().zip(1..);
             shard.endpoints =
                 moved.map(|(e, i)| Endpoint { address: IpAddr::from(octets(i)), ..e }).collect();
         }

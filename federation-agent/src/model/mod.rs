@@ -4,7 +4,7 @@
 //! these, `plan` decides on them, `dns` names them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -30,7 +30,7 @@ pub struct Federation {
 /// A member cluster's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    pub provider: String,
+    pub provider: Arc<str>,
     pub region: Region,
     /// The zones that it spans, its first is where an endpoint stands that names none. Never empty.
     pub zones: Vec<Zone>,
@@ -39,7 +39,7 @@ pub struct Cluster {
 /// Where a node or an endpoint stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Locality {
-    pub provider: String,
+    pub provider: Arc<str>,
     pub region: Region,
     pub zone: Zone,
     pub cluster: ClusterName,
@@ -142,7 +142,8 @@ pub struct Port {
 pub struct Shard {
     /// 0 to 1000; 0 means only when nothing else is left.
     pub weight: u16,
-    pub endpoints: BTreeSet<Endpoint>,
+    /// By address, each once.
+    pub endpoints: Arc<[Endpoint]>,
 }
 
 impl Shard {
@@ -153,19 +154,21 @@ impl Shard {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     pub address: IpAddr,
-    /// Port name and protocol to number.
-    pub ports: BTreeMap<(String, Protocol), u16>,
+    /// Port name and protocol to number: the same for many endpoints.
+    pub ports: Arc<BTreeMap<(String, Protocol), u16>>,
     pub readiness: Readiness,
     /// The node that runs it, as its cluster names it.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     pub zone: Option<Zone>,
 }
 
 impl Endpoint {
     /// Where it serves `port`, if it does.
     pub fn serves(&self, port: &Port) -> Option<SocketAddr> {
-        let number = self.ports.get(&(port.name.clone(), port.protocol))?;
-        Some(SocketAddr::new(self.address, *number))
+        // Few, and to look one up would take a copy of its name.
+        let is_it = |(name, protocol): &(String, Protocol)| *name == port.name && *protocol == port.protocol;
+        let number = self.ports.iter().find_map(|(key, number)| is_it(key).then_some(*number))?;
+        Some(SocketAddr::new(self.address, number))
     }
 }
 

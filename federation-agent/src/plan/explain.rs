@@ -126,7 +126,7 @@ impl Division<'_> {
             address: candidate.backend.address,
             cluster: candidate.backend.cluster.to_string(),
             zone: candidate.locality.zone.to_string(),
-            node: candidate.node.clone(),
+            node: candidate.node.as_deref().map(str::to_owned),
             tier: tier.to_string(),
             percent: self.percent(part.into()),
             why: why(candidate, part, is_ejected, evidence),
@@ -165,16 +165,16 @@ pub fn place_of(federation: &Federation, from: &str) -> Result<Place, String> {
     for service in federation.services.values() {
         for (name, shard) in &service.shards {
             let Some(cluster) = federation.clusters.get(name) else { continue };
-            for endpoint in &shard.endpoints {
-                let Some(node) = &endpoint.node else { continue };
+            for endpoint in shard.endpoints.iter() {
+                let Some(node) = endpoint.node.as_deref() else { continue };
                 let named = match address {
                     Some(address) => endpoint.address == address,
                     None => from == node || from.split_once('/') == Some((name.as_str(), node)),
                 };
                 if named {
                     let locality = super::tiers::locality(name, cluster, endpoint);
-                    let place = Place { locality, node: node.clone() };
-                    places.insert((name.to_string(), node.clone()), place);
+                    let place = Place { locality, node: node.to_owned() };
+                    places.insert((name.to_string(), node.to_owned()), place);
                 }
             }
         }

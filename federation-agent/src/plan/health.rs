@@ -70,12 +70,12 @@ impl ShardHealth {
 
 /// A band of round trips: clusters in the same one are equally far. Whoever measures keeps it steady.
 ///
-/// Band 0 is up to 100 µs; each further one is a quarter wider than the one before.
+/// Band 0 is up to a millisecond; each further one is a quarter wider than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Distance(pub u16);
 
 impl fmt::Display for Distance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "up to {:.1} ms", 0.1 * 1.25_f64.powi(i32::from(self.0)))
+        write!(f, "up to {:.1} ms", 1.25_f64.powi(i32::from(self.0)))
     }
 }

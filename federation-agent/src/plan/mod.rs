@@ -127,8 +127,8 @@ impl Planner {
     /// Follows the federation and health to where they are now.
     pub fn follow(&mut self, federation: &Federation, health: &Health) -> &Plan {
         // Places and distances concern everybody, and seldom change.
-        let all =
-            self.federation.clusters != federation.clusters || self.health.distances != health.distances;
+        let all = self.federation.clusters != federation.clusters
+            || self.beyond(&self.health.distances) != self.beyond(&health.distances);
         let touched: BTreeSet<ServiceKey> = if all {
             self.federation.services.keys().chain(federation.services.keys()).cloned().collect()
         } else {
@@ -150,6 +150,13 @@ impl Planner {
             }
         }
         &self.plan
+    }
+
+    /// The distances by which anything is decided: of who is in this node's region its place says enough.
+    fn beyond(&self, distances: &BTreeMap<ClusterName, Distance>) -> Vec<(ClusterName, Distance)> {
+        let region = |name| self.federation.clusters.get(name).map(|cluster| &cluster.region);
+        let beyond = distances.iter().filter(|(name, _)| region(*name) != Some(&self.place.locality.region));
+        beyond.map(|(name, distance)| (name.clone(), *distance)).collect()
     }
 }
 
@@ -195,7 +202,7 @@ fn tiers_of<'a>(candidates: &'a [Candidate], ruler: &Ruler<'_>, vip: IpAddr) -> 
 struct Candidate {
     backend: Arc<Backend>,
     locality: Locality,
-    node: Option<String>,
+    node: Option<Arc<str>>,
     weight: u16,
     standing: Standing,
 }
@@ -239,7 +246,7 @@ fn candidates(
             endpoint.readiness == Readiness::Ready && matches!(verdict, None | Some(Verdict::Ejected { .. }))
         };
         let has_ready = shard.endpoints.iter().any(is_well);
-        for endpoint in &shard.endpoints {
+        for endpoint in shard.endpoints.iter() {
             let Some(address) = endpoint.serves(port) else { continue };
             let standing = match (verdict(address), endpoint.readiness) {
                 (Some(Verdict::Failed { .. }), _) => Standing::Failed,
@@ -250,7 +257,7 @@ fn candidates(
                 (Some(Verdict::Ejected { rank, .. }), _) => Standing::Ejected { rank: *rank },
                 (None, Readiness::Ready | Readiness::Serving) => Standing::Usable,
             };
-            let local = *name == place.locality.cluster && endpoint.node.as_ref() == Some(&place.node);
+            let local = *name == place.locality.cluster && endpoint.node.as_deref() == Some(&place.node);
             let backend = Backend { address, protocol: port.protocol, cluster: name.clone(), local };
             candidates.push(Candidate {
                 backend: Arc::new(backend),

@@ -38,9 +38,9 @@ fn vip(scope: &Scope) -> IpAddr {
 fn endpoint(c: u8, n: u8, readiness: Readiness) -> Endpoint {
     Endpoint {
         address: IpAddr::from([10, 8, c, n]),
-        ports: BTreeMap::from([((String::new(), Protocol::Tcp), HTTP)]),
+        ports: Arc::new([((String::new(), Protocol::Tcp), HTTP)].into()),
         readiness,
-        node: Some(format!("node-{n}")),
+        node: Some(format!("node-{n}").into()),
         zone: None,
     }
 }
@@ -292,8 +292,10 @@ fn a_traffic_distribution_splits_the_own_cluster() {
         let shard = service.shards.get_mut(NEAR).expect("a shard");
         let zone = |n| if n == 3 { "elsewhere" } else { NEAR };
         let endpoints = std::mem::take(&mut shard.endpoints);
-        shard.endpoints =
-            (1..).zip(endpoints).map(|(n, e)| Endpoint { zone: Some(zone(n).into()), ..e }).collect();
+        shard.endpoints = (1..)
+            .zip(endpoints.iter().cloned())
+            .map(|(n, e)| Endpoint { zone: Some(zone(n).into()), ..e })
+            .collect();
     });
     for (distribution, expected) in [
         (TrafficDistribution::Any, &[1, 2, 3][..]),
@@ -349,9 +351,10 @@ fn an_sctp_endpoint_at_another_port_than_the_services_cannot_be_used() {
         for (shard, number) in service.shards.values_mut().zip([3869, 3868, 3868]) {
             let endpoints = std::mem::take(&mut shard.endpoints);
             shard.endpoints = endpoints
-                .into_iter()
+                .iter()
+                .cloned()
                 .map(|mut endpoint| {
-                    endpoint.ports.insert(("signalling".into(), Protocol::Sctp), number);
+                    Arc::make_mut(&mut endpoint.ports).insert(("signalling".into(), Protocol::Sctp), number);
                     endpoint
                 })
                 .collect();
@@ -394,7 +397,7 @@ proptest! {
         let verdict = Verdict::Failed { evidence: "no answer".into() };
         let plan = plan(&federation, &place(), &health(&[], &[(failed / 6, failed % 6 + 1, verdict)]));
         let service = &federation.services[&service_key()];
-        let usable = service.shards.values().flat_map(|shard| &shard.endpoints).any(|endpoint| {
+        let usable = service.shards.values().flat_map(|shard| shard.endpoints.iter()).any(|endpoint| {
             endpoint.readiness != NotReady && endpoint.address != down.ip()
         });
         for target in frontends(&plan).values() {

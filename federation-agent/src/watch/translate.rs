@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use k8s_openapi::api::{core, discovery};
@@ -83,7 +84,8 @@ pub struct Steering {
 pub struct Slice {
     pub service: ServiceKey,
     pub cluster: ClusterName,
-    pub endpoints: BTreeSet<Endpoint>,
+    /// By address, each once.
+    pub endpoints: Arc<[Endpoint]>,
 }
 
 /// # Errors
@@ -93,7 +95,7 @@ pub fn cluster(cluster: &api::Cluster) -> Result<Translated<Cluster>, Untranslat
         return Err(Untranslatable::NoZone);
     }
     let value = Cluster {
-        provider: cluster.spec.provider.clone(),
+        provider: cluster.spec.provider.as_str().into(),
         region: Region::from(&cluster.spec.region),
         zones: cluster.spec.zones.iter().map(Zone::from).collect(),
     };
@@ -158,21 +160,40 @@ pub fn endpoint_slice(slice: &discovery::v1::EndpointSlice) -> Result<Translated
         let number = port_number(&name, port.port)?;
         Ok(((name, protocol), number))
     }));
-    let ports: BTreeMap<_, _> = ports.into_iter().collect();
+    let ports: Arc<BTreeMap<_, _>> = Arc::new(ports.into_iter().collect());
+    let mut names = Shared::default();
 
     let (endpoints, unusable) = sort_out(slice.endpoints.iter().map(|endpoint| {
         Ok(Endpoint {
             // Addresses after the first have no meaning (`Endpoint.addresses` of `discovery.k8s.io/v1`).
             address: family.parse(endpoint.addresses.first().ok_or(Untranslatable::NoAddress)?)?,
-            ports: ports.clone(),
+            ports: Arc::clone(&ports),
             readiness: readiness(endpoint.conditions.as_ref()),
-            node: endpoint.node_name.clone(),
-            zone: endpoint.zone.as_ref().map(Zone::from),
+            node: endpoint.node_name.as_deref().map(|name| names.node(name)),
+            zone: endpoint.zone.as_deref().map(|name| names.zone(name)),
         })
     }));
     left_out.extend(unusable);
+    let endpoints: BTreeSet<_> = endpoints.into_iter().collect();
     let endpoints = endpoints.into_iter().collect();
     Ok(Translated { value: Slice { service, cluster, endpoints }, left_out })
+}
+
+/// Names that many endpoints of a slice have in common.
+#[derive(Default)]
+struct Shared<'a> {
+    nodes: BTreeMap<&'a str, Arc<str>>,
+    zones: BTreeMap<&'a str, Zone>,
+}
+
+impl<'a> Shared<'a> {
+    fn node(&mut self, name: &'a str) -> Arc<str> {
+        Arc::clone(self.nodes.entry(name).or_insert_with(|| name.into()))
+    }
+
+    fn zone(&mut self, name: &'a str) -> Zone {
+        self.zones.entry(name).or_insert_with(|| name.into()).clone()
+    }
 }
 
 /// As kube-proxy reads them: unset is ready, and what terminates may still serve (KEP-1669).

@@ -143,15 +143,15 @@ impl View {
 
     fn shards(&self, key: &ServiceKey, steering: &Steering) -> BTreeMap<ClusterName, Shard> {
         let slices = self.slices_of.get(key).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
-        let mut endpoints: BTreeMap<&ClusterName, Vec<&Endpoint>> = BTreeMap::new();
+        let mut slices_of: BTreeMap<&ClusterName, Vec<&Slice>> = BTreeMap::new();
         for slice in slices.filter(|slice| self.federation.clusters.contains_key(&slice.cluster)) {
-            endpoints.entry(&slice.cluster).or_default().extend(&slice.endpoints);
+            slices_of.entry(&slice.cluster).or_default().push(slice);
         }
-        endpoints
+        slices_of
             .into_iter()
-            .map(|(cluster, endpoints)| {
+            .map(|(cluster, slices)| {
                 let weight = steering.weights.get(cluster).copied().unwrap_or(Shard::DEFAULT_WEIGHT);
-                (cluster.clone(), Shard { weight, endpoints: merge(endpoints) })
+                (cluster.clone(), Shard { weight, endpoints: merge(&slices) })
             })
             .collect()
     }
@@ -159,16 +159,20 @@ impl View {
 
 /// An address may be in several slices: for good where its ports differ, and for a moment while it moves from one
 /// to another. It serves the ports of all of them, and the slice that says the best of it is the newest truth.
-fn merge(endpoints: Vec<&Endpoint>) -> BTreeSet<Endpoint> {
-    let mut merged = BTreeMap::new();
-    for endpoint in endpoints {
+fn merge(slices: &[&Slice]) -> Arc<[Endpoint]> {
+    if let [only] = slices {
+        return Arc::clone(&only.endpoints);
+    }
+    let mut merged: BTreeMap<_, Endpoint> = BTreeMap::new();
+    for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter()) {
         match merged.entry(endpoint.address) {
             Entry::Vacant(entry) => {
                 entry.insert(endpoint.clone());
             }
             Entry::Occupied(mut entry) => {
                 let known = entry.get_mut();
-                known.ports.extend(endpoint.ports.clone());
+                Arc::make_mut(&mut known.ports)
+                    .extend(endpoint.ports.iter().map(|(name, number)| (name.clone(), *number)));
                 known.readiness = known.readiness.min(endpoint.readiness);
             }
         }

@@ -230,7 +230,7 @@ fn name_of_ours() -> impl Strategy<Value = String> {
 /// name, and a service and namespace named like what stands between them and their place.
 fn berlin() -> (Zones, Names) {
     let cluster = |region: &str, zones: &[&str]| Cluster {
-        provider: String::new(),
+        provider: "p".into(),
         region: region.into(),
         zones: zones.iter().map(Into::into).collect(),
     };

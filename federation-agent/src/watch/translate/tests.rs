@@ -190,7 +190,7 @@ fn a_slice_brings_the_endpoints_of_one_shard() {
     .unwrap();
     let endpoint = Endpoint {
         address: "fd00:8::1".parse().unwrap(),
-        ports: BTreeMap::from([((String::new(), Protocol::Tcp), 8080)]),
+        ports: Arc::new([((String::new(), Protocol::Tcp), 8080)].into()),
         readiness: Readiness::Ready,
         node: Some("node-1".into()),
         zone: Some("europe-west1-d".into()),
@@ -198,7 +198,7 @@ fn a_slice_brings_the_endpoints_of_one_shard() {
     let expected = Slice {
         service: ServiceKey::new("my-namespace", "my-service"),
         cluster: "europe-west1-d".into(),
-        endpoints: BTreeSet::from([endpoint]),
+        endpoints: [endpoint].into(),
     };
     assert_eq!(translated.value, expected);
     assert_eq!(

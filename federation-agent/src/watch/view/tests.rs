@@ -145,7 +145,7 @@ fn an_address_in_two_slices_serves_the_ports_of_both_and_is_as_ready_as_the_bett
     let endpoint = endpoints.first().unwrap();
     assert_eq!(endpoints.len(), 1);
     assert_eq!(
-        endpoint.ports,
+        *endpoint.ports,
         BTreeMap::from([((String::new(), Protocol::Tcp), 8080), (("metrics".into(), Protocol::Tcp), 8080)])
     );
     assert_eq!(endpoint.readiness, Readiness::Ready);
