@@ -44,7 +44,8 @@ pub(super) struct Roster {
     /// Who is to be asked when: those who are used or have failed go first.
     urgent: BTreeSet<(Instant, ShardKey)>,
     idle: BTreeSet<(Instant, ShardKey)>,
-    whose: BTreeMap<Backend, BTreeSet<ShardKey>>,
+    /// Nearly always one.
+    whose: BTreeMap<Backend, Vec<ShardKey>>,
     /// By cluster, the services of which somebody can be asked there.
     asked: BTreeMap<ClusterName, BTreeSet<ServiceKey>>,
     /// Addresses that may be asked now, as of `counted`.
@@ -113,7 +114,7 @@ impl Roster {
         let before = self.shards.remove(&key);
         for backend in before.iter().flat_map(|shard| &shard.backends) {
             if let Some(shards) = self.whose.get_mut(backend) {
-                shards.remove(&key);
+                shards.retain(|other| *other != key);
                 if shards.is_empty() {
                     self.whose.remove(backend);
                 }
@@ -135,7 +136,11 @@ impl Roster {
         let serves: Vec<_> =
             shard.endpoints.iter().flat_map(|endpoint| backends(service, endpoint)).collect();
         for backend in &serves {
-            self.whose.entry(*backend).or_default().insert(key.clone());
+            let shards = self.whose.entry(*backend).or_default();
+            // Two ports of a service may be one of an endpoint's.
+            if !shards.contains(&key) {
+                shards.push(key.clone());
+            }
         }
         let anybody = !targets.list.is_empty();
         if anybody {

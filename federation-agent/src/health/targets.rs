@@ -15,14 +15,30 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub address: SocketAddr,
-    /// Whom its answers speak for.
-    pub covers: Vec<Backend>,
+    covers: Covers,
     /// Which of the shard's endpoints it is of, by its place among those that are asked.
     pub endpoint: usize,
     /// Which of the nodes that the shard runs on; whoever names none is a node of its own.
     pub node: usize,
     /// On another node than this one: its answers tell of the network too.
     pub remote: bool,
+}
+
+/// Whom a target's answers speak for. There are a hundred thousand of them, of which hardly any needs a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Covers {
+    Itself(Backend),
+    All(Box<[Backend]>),
+}
+
+impl Target {
+    /// Whom its answers speak for.
+    pub(super) fn covers(&self) -> &[Backend] {
+        match &self.covers {
+            Covers::Itself(backend) => std::slice::from_ref(backend),
+            Covers::All(backends) => backends,
+        }
+    }
 }
 
 /// All of a shard's.
@@ -52,13 +68,14 @@ impl Targets {
             match asked_at(&service.health_check, endpoint, &all) {
                 AskedAt::Nowhere => targets.unasked.push(Vec::new()),
                 AskedAt::One(address) => {
-                    targets.list.push(target(address, all));
+                    targets.list.push(target(address, Covers::All(all.into())));
                     targets.unasked.push(Vec::new());
                 }
                 AskedAt::EachTcpPort => {
                     let (tcp, others): (Vec<_>, Vec<_>) =
                         all.into_iter().partition(|(_, protocol)| *protocol == Protocol::Tcp);
-                    targets.list.extend(tcp.into_iter().map(|backend| target(backend.0, vec![backend])));
+                    let itself = |backend: Backend| target(backend.0, Covers::Itself(backend));
+                    targets.list.extend(tcp.into_iter().map(itself));
                     targets.unasked.push(others);
                 }
             }
@@ -81,6 +98,8 @@ impl Targets {
             .collect();
         turned.sort_by_key(|(turn, _)| *turn);
         self.list = turned.into_iter().map(|(_, target)| target).collect();
+        // It is where the turns were, too.
+        self.list.shrink_to_fit();
     }
 
     /// Whether these may speak for all: they are on more than one node, or nobody is on another.

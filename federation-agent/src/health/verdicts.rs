@@ -193,7 +193,7 @@ impl Verdicts {
     pub(super) fn inherit(&mut self, key: &ShardKey, shard: &Shard, dead: &BTreeSet<Backend>, now: Instant) {
         let is_dead = |covers: &[Backend]| covers.iter().any(|backend| dead.contains(backend));
         let mut failings = self.shards.remove(key).unwrap_or_default();
-        for target in shard.targets.list.iter().filter(|target| is_dead(&target.covers)) {
+        for target in shard.targets.list.iter().filter(|target| is_dead(target.covers())) {
             let failure = Failure {
                 silent: true,
                 no_route: false,
@@ -246,7 +246,7 @@ impl Verdicts {
         health.all = failings.all.as_ref().map(Failing::verdict);
         for target in &shard.targets.list {
             let Some(failing) = failings.endpoints.get(&target.address) else { continue };
-            health.endpoints.extend(target.covers.iter().map(|backend| (*backend, failing.verdict())));
+            health.endpoints.extend(target.covers().iter().map(|backend| (*backend, failing.verdict())));
             let others = shard.targets.list.iter().filter(|other| other.endpoint == target.endpoint);
             if others.into_iter().all(|other| failings.endpoints.contains_key(&other.address)) {
                 let unasked = &shard.targets.unasked[target.endpoint];
