@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
+    book::{AT_ONCE, AT_THE_SECOND_SYN, Haste},
     scenario::Act,
     world::{HOME, NEXT, SAME_REGION, World},
 };
@@ -34,6 +35,15 @@ impl Act {
             | Self::CutNextWithoutAgent
             | Self::MuteNext
             | Self::PartNext => Box::new(|answer| answer.cluster == NEXT),
+        }
+    }
+
+    /// How soon requests are answered again once it has come to rest.
+    pub fn haste(self) -> Haste {
+        match self {
+            // The programs alone act, each time on the client's second SYN.
+            Self::CutNextWithoutAgent => AT_THE_SECOND_SYN,
+            _ => AT_ONCE,
         }
     }
 

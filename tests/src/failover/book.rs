@@ -10,15 +10,24 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::client::Answer;
 
-/// A request that takes longer than this was hurt, even if it was answered: far above a round trip in the lab, and
-/// below the second after which a client repeats its SYN.
-pub const HURT: Duration = Duration::from_millis(500);
+/// How soon requests are to be answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Haste {
+    /// One that takes longer was hurt, even if it was answered.
+    pub hurt: Duration,
+    /// How long one may be under way before calm traffic needs its answer.
+    pub grace: Duration,
+}
+
+/// Far above a round trip in the lab, and below the second after which a client repeats its SYN.
+pub const AT_ONCE: Haste = Haste { hurt: Duration::from_millis(500), grace: Duration::from_millis(100) };
+
+/// Where each client has to repeat its SYN once.
+pub const AT_THE_SECOND_SYN: Haste =
+    Haste { hurt: Duration::from_millis(1500), grace: Duration::from_millis(1500) };
 
 /// Traffic is calm when nothing but right answers came for this long.
 const CALM: Duration = Duration::from_secs(1);
-
-/// How long a request may be under way before calm traffic needs its answer.
-const GRACE: Duration = Duration::from_millis(100);
 
 /// Who may answer.
 pub type Right<'a> = &'a (dyn Fn(&Answer) -> bool + Sync);
@@ -89,13 +98,13 @@ impl Book {
     ///
     /// # Errors
     /// Why it is not calm.
-    pub fn check_calm(&self, now: Instant, right: Right) -> Result<()> {
-        let start = now.checked_sub(CALM + GRACE).context("the clock has just begun")?;
+    pub fn check_calm(&self, now: Instant, right: Right, haste: Haste) -> Result<()> {
+        let start = now.checked_sub(CALM + haste.grace).context("the clock has just begun")?;
         let long_enough = self.requests.front().is_some_and(|request| request.begun <= start);
         ensure!(long_enough, "traffic has only begun");
         let is_fine = |request: &Request| match request.end {
-            None => now.saturating_duration_since(request.begun) < GRACE,
-            Some(_) => request.is_well(right),
+            None => now.saturating_duration_since(request.begun) < haste.grace,
+            Some(_) => request.is_well(right, haste),
         };
         let mut disturbing = self.since(start).filter(|request| !is_fine(request));
         let Some(last) = disturbing.next_back() else { return Ok(()) };
@@ -132,9 +141,9 @@ impl Request {
     }
 
     /// Answered by the right one, and soon.
-    pub fn is_well(&self, right: Right) -> bool {
-        self.answer()
-            .is_some_and(|(at, answer)| at.saturating_duration_since(self.begun) <= HURT && right(answer))
+    pub fn is_well(&self, right: Right, haste: Haste) -> bool {
+        let soon = |at: Instant| at.saturating_duration_since(self.begun) <= haste.hurt;
+        self.answer().is_some_and(|(at, answer)| soon(at) && right(answer))
     }
 }
 
@@ -181,7 +190,7 @@ pub mod tests {
         ];
         for (name, outcomes, calm) in cases {
             let now = start + Duration::from_millis(10) * u32::try_from(outcomes.len()).unwrap();
-            assert_eq!(book(start, outcomes).check_calm(now, &near).is_ok(), calm, "{name}");
+            assert_eq!(book(start, outcomes).check_calm(now, &near, AT_ONCE).is_ok(), calm, "{name}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::{
+    book::AT_ONCE,
     judge,
     run::{Run, Watched},
     scenario::{Course, Serving},
@@ -91,7 +92,7 @@ impl Crowd {
             world.pass(Instant::now() + COUNTED).await?;
             steps.push((ready, Watched { start: step, end: Instant::now() }));
         }
-        let settled = world.settle(&at_home).await;
+        let settled = world.settle(&at_home, AT_ONCE).await;
         let watched = Watched { start, end: Instant::now() };
         let window = world.finish(&watched).await?;
         let mut run = Run::new(&watched, &window);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    book::{Failure, Request, Right},
+    book::{AT_ONCE, Failure, Request, Right},
     scenario::Course,
 };
 
@@ -24,12 +24,12 @@ pub fn seconds(window: &[Request], start: Instant, course: Course, right: Right)
             let answers = window.iter().filter_map(Request::answer);
             answers.filter(|(_, answer)| right(answer)).map(|(at, _)| since(at)).min_by(f64::total_cmp)
         }
-        Course::Heals => match window.iter().rposition(|request| !request.is_well(right)) {
+        Course::Heals => match window.iter().rposition(|request| !request.is_well(right, AT_ONCE)) {
             None => Some(0.0),
             Some(last) => window[last + 1..].iter().find_map(Request::answer).map(|(at, _)| since(at)),
         },
         Course::Stays => {
-            let moved = window.iter().rfind(|request| !request.is_well(right));
+            let moved = window.iter().rfind(|request| !request.is_well(right, AT_ONCE));
             Some(moved.map_or(0.0, |request| since(request.begun)))
         }
     }

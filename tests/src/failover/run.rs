@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    book::{Request, Right},
+    book::{Haste, Request, Right},
     crowd, flapping, judge,
     scenario::{Act, Course, Event, Kind, Loss, Scenario},
     traffic::DEADLINE,
@@ -86,7 +86,7 @@ async fn watch(act: Act, course: Course, right: Right<'_>, world: &World) -> Res
         world.pass(start + STEADY).await?;
         Ok(())
     } else {
-        world.settle(right).await
+        world.settle(right, act.haste()).await
     };
     Ok((Watched { start, end: Instant::now() }, settled))
 }
@@ -96,8 +96,8 @@ impl World {
     ///
     /// # Errors
     /// That takes longer than it may.
-    pub async fn settle(&self, right: Right<'_>) -> Result<()> {
-        let calm = async || self.traffic.book().check_calm(Instant::now(), right);
+    pub async fn settle(&self, right: Right<'_>, haste: Haste) -> Result<()> {
+        let calm = async || self.traffic.book().check_calm(Instant::now(), right, haste);
         eventually("the traffic is where it shall be", LONGEST, calm).await
     }
 

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    book::AT_ONCE,
     judge,
     run::{Run, Watched},
     scenario::{Course, Serving},
@@ -50,7 +51,7 @@ pub async fn run(world: &World) -> Result<Run> {
 
     let start = Instant::now();
     world.near.power_off()?;
-    let settled = world.settle(&local).await;
+    let settled = world.settle(&local, AT_ONCE).await;
     let cut = Instant::now();
     let passed = world.pass(start + CUT).await;
     world.near.power_on()?;

@@ -16,7 +16,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use federation_agent::api::ScopeKind;
 
-use super::{book::Right, crowd::Crowd, scenario::Serving, traffic::Traffic};
+use super::{
+    book::{AT_ONCE, Right},
+    crowd::Crowd,
+    scenario::Serving,
+    traffic::Traffic,
+};
 use crate::{
     client::{self, Answer},
     federation::{Federation, HTTP_PORT, Member, SERVICE_HTTP_PORT, my_service},
@@ -131,7 +136,7 @@ impl World {
 
     /// Waits until nobody but `right` has answered for a while, and nobody was hurt.
     pub async fn calm(&self, who: &str, right: Right<'_>) -> Result<()> {
-        let calm = async || self.traffic.book().check_calm(Instant::now(), right);
+        let calm = async || self.traffic.book().check_calm(Instant::now(), right, AT_ONCE);
         let what = format!("all traffic is served by {who}");
         eventually(what, RECOVERY, calm).await
     }
