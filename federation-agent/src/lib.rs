@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod dns;
 pub mod events;
 pub mod health;
+mod memory;
 pub mod model;
 pub mod node;
 pub mod plan;

@@ -7,7 +7,10 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -152,7 +155,8 @@ fn plan(alive: bool) -> Plan {
     for family in [V4, V6] {
         let target = Target::of(alive.then(|| (family.backend(), 100)));
         let vip = family.vip();
-        plan.frontends.insert(Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() }, target);
+        plan.frontends
+            .insert(Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() }, Arc::new(target));
         if !alive {
             plan.dead.insert(family.backend().into());
         }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{api, apiserver, controller, dns, node};
+use crate::{api, apiserver, controller, dns, memory, node};
 
 /// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question, the Kubernetes client of each
 /// failed request beside the one who made it.
@@ -53,16 +53,6 @@ enum Command {
     Crds,
 }
 
-/// An arena for each of a node's many cores would keep what was freed there to itself.
-fn keep_memory_together() {
-    const ARENAS: libc::c_int = 2;
-    #[cfg(target_env = "gnu")]
-    // SAFETY: before any other thread is there. Refused, everything goes on as it is.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
-    }
-}
-
 /// Parses the command line and does what it says.
 ///
 /// # Errors
@@ -72,7 +62,7 @@ pub fn main() -> Result<()> {
     let filter = EnvFilter::try_from_env("FEDERATION_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    keep_memory_together();
+    memory::keep_together();
     let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;
     runtime.block_on(async {
         match cli.command {

@@ -194,13 +194,20 @@ impl DataPlane {
     /// A map is too small, or refuses a write; what was written before stands.
     pub fn apply(&mut self, plan: &Plan) -> Result<Option<Sweep>> {
         let (now, pins) = (now()?, &self.pins);
-        let mut writes = Vec::new();
+        let (mut outcome, mut killed) = (Ok(()), Vec::new());
+        let maps = &mut self.maps;
         let in_use = || backends_in_use(pins, Moment::at(now));
-        let followed = self.tables.follow(plan, now, in_use, &mut writes);
+        // One at a time: all of a large federation's together would be as large as the map of slots.
+        let followed = self.tables.follow(plan, now, in_use, &mut |write| {
+            if outcome.is_ok() {
+                outcome = maps.write(&write);
+                killed.extend(sweep::killed(&write));
+            }
+        });
         // Also where there is no room for the rest: the dead come first.
-        writes.iter().try_for_each(|write| self.maps.write(write))?;
+        outcome?;
         followed?;
-        Ok(Sweep::after(writes.iter(), pins))
+        Ok(Sweep::of(killed, pins))
     }
 
     /// The backends that are dead by the maps: before the first plan, as an agent before this one left them.

@@ -47,6 +47,14 @@ pub struct Sweep {
 /// Ids of dead backends with the generation that died.
 type Dead = BTreeMap<u32, u32>;
 
+/// The backend that a write kills, with its generation.
+pub(super) fn killed(write: &Write) -> Option<(u32, u32)> {
+    match write {
+        Write::Backend { id, value } if value.state == BackendState::Dead => Some((*id, value.generation)),
+        _ => None,
+    }
+}
+
 /// A connection as its client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Connection {
@@ -55,15 +63,9 @@ struct Connection {
 }
 
 impl Sweep {
-    /// Of the backends that `writes` have killed, if any.
-    pub(super) fn after<'w>(writes: impl IntoIterator<Item = &'w Write>, pins: &Pins) -> Option<Self> {
-        let killed = writes.into_iter().filter_map(|write| match write {
-            Write::Backend { id, value } if value.state == BackendState::Dead => {
-                Some((*id, value.generation))
-            }
-            _ => None,
-        });
-        let dead: Dead = killed.collect();
+    /// Of backends that were [`killed`], if any.
+    pub(super) fn of(killed: impl IntoIterator<Item = (u32, u32)>, pins: &Pins) -> Option<Self> {
+        let dead: Dead = killed.into_iter().collect();
         (!dead.is_empty()).then(|| Self { pins: pins.clone(), dead })
     }
 

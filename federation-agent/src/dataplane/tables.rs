@@ -42,6 +42,9 @@ pub(super) enum Write {
     RemoveFrontend { key: FrontendName },
 }
 
+/// Carries a write out.
+pub(super) type Writer<'a> = dyn FnMut(Write) + 'a;
+
 impl fmt::Display for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,7 +126,7 @@ impl Tables {
         self.backends.dead().collect()
     }
 
-    /// The writes that lead from what the maps hold to `plan`; what did not change since the last one is not looked at.
+    /// Makes the writes that lead from what the maps hold to `plan`; what did not change since the last one is not looked at.
     /// `now` is of any clock that only rises; `in_use` tells which backend ids have live flows and is asked only when
     /// ids run out.
     ///
@@ -135,7 +138,7 @@ impl Tables {
         plan: &Plan,
         now: Duration,
         in_use: impl FnOnce() -> Result<BTreeSet<u32>>,
-        writes: &mut Vec<Write>,
+        write: &mut Writer<'_>,
     ) -> Result<()> {
         self.slots.release(now);
         let before = self.plan.clone();
@@ -144,16 +147,16 @@ impl Tables {
             let named: BTreeSet<_> = turn.put.keys().copied().collect();
             turn.gone.extend(self.frontends.keys().filter(|frontend| !named.contains(frontend)));
         }
-        self.backends.shift(&turn.shifts, now, in_use, writes)?;
+        self.backends.shift(&turn.shifts, now, in_use, write)?;
         self.plan = plan.clone();
         let serving = self.serving(&turn);
-        self.silence_vips(&serving, writes);
-        self.flip_frontends(&turn, now, writes)?;
-        self.announce_vips(&serving, writes)?;
+        self.silence_vips(&serving, write);
+        self.flip_frontends(&turn, now, write)?;
+        self.announce_vips(&serving, write)?;
         if std::mem::replace(&mut self.settled, true) {
-            self.backends.retire(turn.shifts.into_keys(), now, writes);
+            self.backends.retire(turn.shifts.into_keys(), now, write);
         } else {
-            self.backends.retire(self.backends.identities().into_iter(), now, writes);
+            self.backends.retire(self.backends.identities().into_iter(), now, write);
         }
         Ok(())
     }
@@ -175,15 +178,14 @@ impl Tables {
         vips.into_iter().map(|vip| (vip, serving(vip))).collect()
     }
 
-    fn flip_frontends(&mut self, turn: &Turn<'_>, now: Duration, writes: &mut Vec<Write>) -> Result<()> {
+    fn flip_frontends(&mut self, turn: &Turn<'_>, now: Duration, write: &mut Writer<'_>) -> Result<()> {
         for (frontend, target) in &turn.put {
             let key = key(frontend);
             let old = self.frontends.get(frontend).copied();
             // The new slices first: where nothing has changed they are the old ones, which nobody else may hold.
-            let main =
-                self.slots.take(&self.entrants(&target.backends, &target.full), Grain::Fine, writes)?;
+            let main = self.slots.take(&self.entrants(&target.backends, &target.full), Grain::Fine, write)?;
             let fallback =
-                self.slots.take(&self.entrants(&target.fallback, &BTreeMap::new()), Grain::Coarse, writes)?;
+                self.slots.take(&self.entrants(&target.fallback, &BTreeMap::new()), Grain::Coarse, write)?;
             let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
             let value = Frontend {
                 id: match old {
@@ -198,7 +200,7 @@ impl Tables {
                 reserved: [0; 3],
             };
             if old != Some(value) {
-                writes.push(Write::Frontend { key, value });
+                write(Write::Frontend { key, value });
                 self.frontends.insert(*frontend, value);
             }
             for slice in old.iter().flat_map(slices) {
@@ -207,7 +209,7 @@ impl Tables {
         }
         for frontend in &turn.gone {
             let Some(value) = self.frontends.remove(frontend) else { continue };
-            writes.push(Write::RemoveFrontend { key: key(frontend) });
+            write(Write::RemoveFrontend { key: key(frontend) });
             self.free_frontends.push(value.id);
             for slice in slices(&value) {
                 self.slots.give_back(slice, now);
@@ -240,7 +242,7 @@ impl Tables {
     }
 
     /// Before their ports lose the last backend: no VIP answers pings that serves nobody.
-    fn silence_vips(&mut self, serving: &BTreeMap<IpAddr, Option<bool>>, writes: &mut Vec<Write>) {
+    fn silence_vips(&mut self, serving: &BTreeMap<IpAddr, Option<bool>>, write: &mut Writer<'_>) {
         for (vip, serves) in serving {
             let Some(value) = self.vips.get_mut(vip) else { continue };
             match serves {
@@ -248,10 +250,10 @@ impl Tables {
                 Some(false) if value.size == 0 => {}
                 Some(false) => {
                     value.size = 0;
-                    writes.push(Write::Frontend { key: icmp_key(*vip), value: *value });
+                    write(Write::Frontend { key: icmp_key(*vip), value: *value });
                 }
                 None => {
-                    writes.push(Write::RemoveFrontend { key: icmp_key(*vip) });
+                    write(Write::RemoveFrontend { key: icmp_key(*vip) });
                     self.free_frontends.push(value.id);
                     self.vips.remove(vip);
                 }
@@ -263,7 +265,7 @@ impl Tables {
     fn announce_vips(
         &mut self,
         serving: &BTreeMap<IpAddr, Option<bool>>,
-        writes: &mut Vec<Write>,
+        write: &mut Writer<'_>,
     ) -> Result<()> {
         for (vip, serves) in serving {
             let Some(serves) = serves else { continue };
@@ -283,7 +285,7 @@ impl Tables {
                 reserved: [0; 3],
             };
             self.vips.insert(*vip, value);
-            writes.push(Write::Frontend { key: icmp_key(*vip), value });
+            write(Write::Frontend { key: icmp_key(*vip), value });
         }
         Ok(())
     }

@@ -136,7 +136,7 @@ impl Roster {
         let serves: Vec<_> =
             shard.endpoints.iter().flat_map(|endpoint| backends(service, endpoint)).collect();
         for backend in &serves {
-            let shards = self.whose.entry(*backend).or_default();
+            let shards = self.whose.entry(*backend).or_insert_with(|| Vec::with_capacity(1));
             // Two ports of a service may be one of an endpoint's.
             if !shards.contains(&key) {
                 shards.push(key.clone());

@@ -87,7 +87,7 @@ impl fmt::Display for Protocol {
 pub struct Service {
     pub ports: Vec<Port>,
     /// At most one address of each family a scope.
-    pub vips: BTreeMap<Scope, Vec<IpAddr>>,
+    pub vips: Arc<BTreeMap<Scope, Vec<IpAddr>>>,
     pub shards: BTreeMap<ClusterName, Shard>,
     /// Session affinity `ClientIP`.
     pub client_ip_affinity: bool,

@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_subject_is_a_service_by_any_of_its_names_or_a_vip() {
         let service = |vip: &str| {
-            let vips = [(Scope::Nearest, vec![vip.parse().unwrap()])].into();
+            let vips = Arc::new([(Scope::Nearest, vec![vip.parse().unwrap()])].into());
             Arc::new(Service { vips, ..Service::default() })
         };
         let one = ServiceKey::new("shop", "cart");

@@ -23,6 +23,7 @@ use crate::{
     dataplane::{self, DataPlane, ProgramLog, Reached, Sweep, TcAttach},
     dns::Dns,
     health::{self, Beginning},
+    memory,
     model::{ClusterName, Federation, Locality, Zone},
     plan::{Health, Place, Planner},
     settings::FederationSettings,
@@ -92,7 +93,7 @@ pub async fn run(args: Args) -> Result<()> {
     let shutdown = shutdown::requested()?;
     tokio::pin!(shutdown);
     let _lock = NodeLock::take(&args.state_dir)?;
-    let ready = ReadyFile::new(&args.state_dir)?;
+    let mut ready = ReadyFile::new(&args.state_dir)?;
     let uplink = interfaces::uplink_index(&args.uplink).await?;
     dataplane::check_kernel(&args.bpf_dir)?;
     let dns = Dns::bind(&args.dns_listen, &args.federation).await?;
@@ -125,7 +126,7 @@ pub async fn run(args: Args) -> Result<()> {
     let probing = health::watch_health(beginning, federation.clone(), observations, health_sender, reporter);
     let pods = interfaces::watch(uplink, args.pod_interfaces.as_deref())?;
     tokio::select! {
-        result = node.keep_true(federation, health, pods, questions, &dns, &ready) => result,
+        result = node.keep_true(federation, health, pods, questions, &dns, &mut ready) => result,
         result = desk.serve() => result,
         result = dns.serve() => result,
         result = evidence::pass_on(events, usage, observer) => result,
@@ -204,7 +205,7 @@ impl Node {
         pods: impl Stream<Item = Result<InterfaceEvent>>,
         mut questions: mpsc::Receiver<ProgramQuestion>,
         dns: &Dns,
-        ready: &ReadyFile,
+        ready: &mut ReadyFile,
     ) -> Result<()> {
         let mut pods = pin!(pods);
         federation.mark_changed();
@@ -217,7 +218,9 @@ impl Node {
                     if let Some(federation) = federation.borrow_and_update().as_deref() {
                         dns.update(federation);
                         self.follow(federation, &health.borrow_and_update())?;
-                        ready.announce()?;
+                        if ready.announce()? {
+                            memory::give_back();
+                        }
                     }
                 }
                 changed = health.changed() => {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 #[derive(Debug)]
 pub(super) struct ReadyFile {
     path: PathBuf,
+    announced: bool,
 }
 
 impl ReadyFile {
@@ -24,14 +25,19 @@ impl ReadyFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", path.display()))
             }
-            _ => Ok(Self { path }),
+            _ => Ok(Self { path, announced: false }),
         }
     }
 
+    /// Whether this is the first time; later ones change nothing.
+    ///
     /// # Errors
     /// The state folder cannot be written.
-    pub(super) fn announce(&self) -> Result<()> {
-        fs::write(&self.path, "").with_context(|| format!("write {}", self.path.display()))
+    pub(super) fn announce(&mut self) -> Result<bool> {
+        if !self.announced {
+            fs::write(&self.path, "").with_context(|| format!("write {}", self.path.display()))?;
+        }
+        Ok(!std::mem::replace(&mut self.announced, true))
     }
 }
 

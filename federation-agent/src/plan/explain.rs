@@ -59,7 +59,7 @@ pub fn explain(
     let mut explanations = Vec::new();
     for port in &service.ports {
         let candidates = candidates(federation, key, service, port, place, health);
-        for (scope, vips) in &service.vips {
+        for (scope, vips) in service.vips.iter() {
             let ruler = Ruler::new(scope, place, service.distribution, federation, health);
             for address in vips.iter().filter(|address| vip.is_none_or(|vip| vip == **address)) {
                 let tiers = tiers_of(&candidates, &ruler, *address);

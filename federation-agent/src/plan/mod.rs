@@ -74,7 +74,7 @@ impl Target {
 /// The desired data plane of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    pub frontends: BTreeMap<Frontend, Target>,
+    pub frontends: BTreeMap<Frontend, Arc<Target>>,
     /// Backends that health has given up. One that is in no target and not here drains: its flows go on.
     pub dead: BTreeSet<Arc<Backend>>,
 }
@@ -172,7 +172,7 @@ fn plan_service(
         let candidates = candidates(federation, key, service, port, place, health);
         plan.dead
             .extend(candidates.iter().filter(|c| c.standing == Standing::Failed).map(|c| c.backend.clone()));
-        for (scope, vips) in &service.vips {
+        for (scope, vips) in service.vips.iter() {
             let ruler = Ruler::new(scope, place, service.distribution, federation, health);
             for vip in vips {
                 let tiers = tiers_of(&candidates, &ruler, *vip);
@@ -184,8 +184,8 @@ fn plan_service(
                     full: split.full,
                     fallback: split.fallback,
                 };
-                plan.frontends
-                    .insert(Frontend { vip: *vip, protocol: port.protocol, port: port.port }, target);
+                let frontend = Frontend { vip: *vip, protocol: port.protocol, port: port.port };
+                plan.frontends.insert(frontend, Arc::new(target));
             }
         }
     }

@@ -53,7 +53,7 @@ fn federation(shards: [&[Readiness]; 3]) -> Federation {
         ..Service::default()
     };
     for scope in [Scope::Nearest, Scope::Global, Scope::Region("us-east1".into()), Scope::Zone(NEXT.into())] {
-        service.vips.insert(scope.clone(), vec![vip(&scope)]);
+        Arc::make_mut(&mut service.vips).insert(scope.clone(), vec![vip(&scope)]);
     }
     for ((c, name), readiness) in (0..).zip([NEAR, NEXT, FAR]).zip(shards) {
         let region = name.rsplit_once('-').expect("a region before the zone").0;
@@ -74,10 +74,10 @@ fn edit(federation: &mut Federation, change: impl FnOnce(&mut Service)) {
 }
 
 fn target(plan: &Plan, scope: &Scope) -> Target {
-    frontends(plan)[&Frontend { vip: vip(scope), protocol: Protocol::Tcp, port: 80 }].clone()
+    Target::clone(&frontends(plan)[&Frontend { vip: vip(scope), protocol: Protocol::Tcp, port: 80 }])
 }
 
-fn frontends(plan: &Plan) -> &BTreeMap<Frontend, Target> {
+fn frontends(plan: &Plan) -> &BTreeMap<Frontend, Arc<Target>> {
     &plan.services[&service_key()].frontends
 }
 

@@ -73,7 +73,7 @@ pub struct Offer {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steering {
     /// Empty until the controller has allocated some.
-    pub vips: BTreeMap<Scope, Vec<IpAddr>>,
+    pub vips: Arc<BTreeMap<Scope, Vec<IpAddr>>>,
     pub weights: BTreeMap<ClusterName, u16>,
     pub overprovisioning: Overprovisioning,
     pub health_check: HealthCheck,
@@ -141,7 +141,7 @@ pub fn federated_service(federated: &api::FederatedService) -> Translated<Steeri
     let (health_check, faults) =
         federated.spec.health_check.as_ref().map(api::HealthCheckSpec::read).unwrap_or_default();
     left_out.extend(faults.into_iter().map(Untranslatable::HealthCheck));
-    let vips = scopes.into_iter().collect();
+    let vips = Arc::new(scopes.into_iter().collect());
     Translated { value: Steering { vips, weights, overprovisioning, health_check }, left_out }
 }
 

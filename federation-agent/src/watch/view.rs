@@ -132,7 +132,7 @@ impl View {
         let steering = self.steerings.get(&object).filter(|steering| !steering.vips.is_empty())?;
         Some(Service {
             ports: offer.ports.clone(),
-            vips: steering.vips.clone(),
+            vips: Arc::clone(&steering.vips),
             shards: self.shards(key, steering),
             client_ip_affinity: offer.client_ip_affinity,
             overprovisioning: steering.overprovisioning,

@@ -1,6 +1,6 @@
 //! What a packet costs in the programs, over an empty program.
 
-use std::{collections::BTreeMap, net::SocketAddr, slice};
+use std::{collections::BTreeMap, net::SocketAddr, slice, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use federation_agent::{
@@ -234,9 +234,9 @@ fn plan(families: &[&Ends]) -> Plan {
 }
 
 /// A service with one endpoint.
-fn frontend(vip: SocketAddr, backend: SocketAddr, local: bool) -> (Frontend, Target) {
+fn frontend(vip: SocketAddr, backend: SocketAddr, local: bool) -> (Frontend, Arc<Target>) {
     let backend =
         Backend { address: backend, protocol: Protocol::Tcp, cluster: "europe-west1-d".into(), local };
-    let target = Target::of([(backend, 100)]);
+    let target = Arc::new(Target::of([(backend, 100)]));
     (Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() }, target)
 }

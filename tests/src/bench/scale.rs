@@ -4,7 +4,10 @@
 //! would be the work, and there is none that does. That many connections at once find less of themselves in the
 //! processor's caches is so with any number of services, and not what is asked here.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use federation_agent::{
@@ -132,7 +135,8 @@ fn changes(yardstick: &mut Yardstick, services: u32) -> Result<Vec<f64>> {
     let mut without = whole.clone();
     let (key, service) = whole.services.iter().nth(services as usize / 2).context("there are services")?;
     let mut service = ServicePlan::clone(service);
-    service.frontends.values_mut().next().context("there is a frontend")?.backends.pop_first();
+    let target = service.frontends.values_mut().next().context("there is a frontend")?;
+    Arc::make_mut(target).backends.pop_first();
     without.services.insert(key.clone(), service.into());
     (0..CHANGES)
         .map(|turn| {
@@ -161,7 +165,7 @@ fn plan(services: u32) -> Plan {
         let target = Target::of(backends);
         let vip = vip(service);
         let frontend = Frontend { vip: vip.ip(), protocol: Protocol::Tcp, port: vip.port() };
-        let plan = ServicePlan { frontends: [(frontend, target)].into(), dead: [].into() };
+        let plan = ServicePlan { frontends: [(frontend, Arc::new(target))].into(), dead: [].into() };
         (ServiceKey::new("my-namespace", format!("service-{service}")), plan)
     });
     services.collect()

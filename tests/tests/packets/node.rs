@@ -252,7 +252,7 @@ fn plan(services: &[Service], dead: &[Service]) -> Plan {
             ..Target::of(service.named().map(|backend| (backend, 100)))
         };
         let (vip, port) = (service.vip.ip(), service.vip.port());
-        plan.frontends.insert(Frontend { vip, protocol: service.protocol, port }, target);
+        plan.frontends.insert(Frontend { vip, protocol: service.protocol, port }, Arc::new(target));
     }
     plan.dead = dead.iter().flat_map(Service::named).map(Arc::new).collect();
     [(ServiceKey::new("my-namespace", "my-service"), plan)].into_iter().collect()

@@ -14,7 +14,7 @@ use federation_ebpf::{
 
 use super::{
     super::protocol::{kernel_protocol, model_protocol},
-    BackendValue, Write,
+    BackendValue, Write, Writer,
 };
 use crate::{model, plan};
 
@@ -119,19 +119,19 @@ impl Backends {
         shifts: &BTreeMap<Identity, Shift>,
         now: Duration,
         in_use: impl FnOnce() -> Result<BTreeSet<u32>>,
-        writes: &mut Vec<Write>,
+        write: &mut Writer<'_>,
     ) -> Result<()> {
         for (identity, shift) in shifts {
             let Some(entry) = self.entries.get_mut(identity) else { continue };
             if shifted(entry.named, shift.named) == 0 && shifted(entry.given_up, shift.given_up) > 0 {
-                entry.set_state(BackendState::Dead, writes);
+                entry.set_state(BackendState::Dead, write);
             }
         }
         let new =
             |(identity, shift): &(&Identity, &Shift)| shift.named > 0 && !self.entries.contains_key(identity);
         let new = shifts.iter().filter(new).count();
         if self.next as usize + new > maps::BACKENDS {
-            self.reclaim(now, &in_use()?, writes);
+            self.reclaim(now, &in_use()?, write);
         }
         let fresh = maps::BACKENDS - self.next as usize;
         ensure!(
@@ -142,19 +142,19 @@ impl Backends {
         for (identity, shift) in shifts {
             if !self.entries.contains_key(identity) && shift.named > 0 {
                 let entry = self.new_entry(*identity);
-                self.set_filter(bit(&entry.value), writes);
+                self.set_filter(bit(&entry.value), write);
                 self.entries.insert(*identity, entry);
             }
             if let Some(entry) = self.entries.get_mut(identity) {
                 entry.named = shifted(entry.named, shift.named);
                 entry.given_up = shifted(entry.given_up, shift.given_up);
             }
-            self.activate(identity, shift, writes);
+            self.activate(identity, shift, write);
         }
         Ok(())
     }
 
-    fn activate(&mut self, identity: &Identity, shift: &Shift, writes: &mut Vec<Write>) {
+    fn activate(&mut self, identity: &Identity, shift: &Shift, write: &mut Writer<'_>) {
         let Some(entry) = self.entries.get_mut(identity).filter(|entry| entry.named > 0) else { return };
         if let Some(since) = entry.resting.take() {
             self.resting.remove(&(since, *identity));
@@ -169,7 +169,7 @@ impl Backends {
         }
         if entry.value != value {
             entry.value = value;
-            writes.push(Write::Backend { id: entry.id, value });
+            write(Write::Backend { id: entry.id, value });
         }
     }
 
@@ -179,14 +179,14 @@ impl Backends {
         &mut self,
         left: impl Iterator<Item = Identity>,
         now: Duration,
-        writes: &mut Vec<Write>,
+        write: &mut Writer<'_>,
     ) {
         for identity in left {
             let Some(entry) = self.entries.get_mut(&identity).filter(|entry| entry.named == 0) else {
                 continue;
             };
             if entry.value.state != BackendState::Dead {
-                entry.set_state(BackendState::Draining, writes);
+                entry.set_state(BackendState::Draining, write);
             }
             if entry.resting.is_none() {
                 entry.resting = Some(now);
@@ -200,7 +200,7 @@ impl Backends {
     }
 
     /// Makes room among those that have rested and have no live flow.
-    fn reclaim(&mut self, now: Duration, in_use: &BTreeSet<u32>, writes: &mut Vec<Write>) {
+    fn reclaim(&mut self, now: Duration, in_use: &BTreeSet<u32>, write: &mut Writer<'_>) {
         let entries = &self.entries;
         let rested = |(since, identity): &&(Duration, Identity)| {
             let idle = entries.get(identity).is_some_and(|entry| !in_use.contains(&entry.id));
@@ -211,11 +211,11 @@ impl Backends {
             self.resting.remove(&rest);
             if let Some(mut entry) = self.entries.remove(&rest.1) {
                 entry.value.generation = entry.value.generation.wrapping_add(1);
-                entry.set_state(BackendState::Unused, writes);
+                entry.set_state(BackendState::Unused, write);
                 self.free.push(FreeId { id: entry.id, generation: entry.value.generation });
             }
         }
-        self.rebuild_filter(writes);
+        self.rebuild_filter(write);
     }
 
     /// There must be room.
@@ -237,16 +237,16 @@ impl Backends {
         Entry { id, value, named: 0, given_up: 0, resting: None }
     }
 
-    fn set_filter(&mut self, Bit { word, mask }: Bit, writes: &mut Vec<Write>) {
+    fn set_filter(&mut self, Bit { word, mask }: Bit, write: &mut Writer<'_>) {
         let bits = self.filter.entry(word).or_default();
         if *bits & mask == 0 {
             *bits |= mask;
-            writes.push(Write::Filter { word, bits: *bits });
+            write(Write::Filter { word, bits: *bits });
         }
     }
 
     /// Clears the bits of backends that are gone.
-    fn rebuild_filter(&mut self, writes: &mut Vec<Write>) {
+    fn rebuild_filter(&mut self, write: &mut Writer<'_>) {
         let mut filter: BTreeMap<u32, u64> = self.filter.keys().map(|word| (*word, 0)).collect();
         for entry in self.entries.values() {
             let Bit { word, mask } = bit(&entry.value);
@@ -254,7 +254,7 @@ impl Backends {
         }
         for (word, bits) in &filter {
             if self.filter.get(word) != Some(bits) {
-                writes.push(Write::Filter { word: *word, bits: *bits });
+                write(Write::Filter { word: *word, bits: *bits });
             }
         }
         self.filter = filter;
@@ -262,10 +262,10 @@ impl Backends {
 }
 
 impl Entry {
-    fn set_state(&mut self, state: BackendState, writes: &mut Vec<Write>) {
+    fn set_state(&mut self, state: BackendState, write: &mut Writer<'_>) {
         if self.value.state != state {
             self.value.state = state;
-            writes.push(Write::Backend { id: self.id, value: self.value });
+            write(Write::Backend { id: self.id, value: self.value });
         }
     }
 }

@@ -12,7 +12,7 @@ use siphasher::{
     sip128::{Hasher128 as _, SipHasher24 as SipHasher128},
 };
 
-use super::{super::slices::Slices, Write};
+use super::{super::slices::Slices, Write, Writer};
 use crate::plan::maglev::{self, Grain, Holder};
 
 /// How long a slice of slots rests: packets that still read it have left long before.
@@ -103,7 +103,7 @@ impl Slots {
         &mut self,
         entrants: &[Entrant],
         grain: Grain,
-        writes: &mut Vec<Write>,
+        write: &mut Writer<'_>,
     ) -> Result<Slice> {
         let recipe = recipe(entrants, grain);
         if let Some(offset) = self.made.get(&recipe).copied()
@@ -134,7 +134,7 @@ impl Slots {
             return Ok(Slice { offset, size });
         }
         let offset = self.room.take(size)?;
-        writes.push(Write::Slots { offset, ids });
+        write(Write::Slots { offset, ids });
         self.tables.insert(offset, Table { size, holders: 1, origin: Origin::Made(recipe) });
         self.made.insert(recipe, offset);
         Ok(Slice { offset, size })

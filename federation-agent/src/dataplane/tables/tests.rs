@@ -151,7 +151,8 @@ fn plan(targets: &[&[u8]], dead: &[u8]) -> Plan {
         .map(|(backends, n)| {
             let frontends = [V4, V6].map(|family| {
                 let target = Target::of(backends.iter().map(|n| (family.backend(*n), 100)));
-                (plan::Frontend { vip: family.vip(n), protocol: model::Protocol::Tcp, port: 80 }, target)
+                let vip = family.vip(n);
+                (plan::Frontend { vip, protocol: model::Protocol::Tcp, port: 80 }, Arc::new(target))
             });
             ServicePlan { frontends: frontends.into(), dead: BTreeSet::new() }
         })
@@ -187,7 +188,7 @@ impl Bench {
     fn at_once(&mut self, plan: &Plan, in_use: &[u32]) -> Result<Vec<Write>> {
         let mut writes = Vec::new();
         let in_use = || Ok(in_use.iter().copied().collect());
-        self.tables.follow(plan, self.now, in_use, &mut writes)?;
+        self.tables.follow(plan, self.now, in_use, &mut |write| writes.push(write))?;
         Ok(writes)
     }
 }
@@ -284,7 +285,12 @@ fn a_new_agent_keeps_the_tables_of_the_one_before_and_needs_no_room_for_others()
     // The dead are marked all the same.
     let mut writes = Vec::new();
     let dying = plan(&[&[3, 5], &[4]], &[1]);
-    assert!(bench.tables.follow(&dying, bench.now, || Ok(BTreeSet::new()), &mut writes).is_err());
+    assert!(
+        bench
+            .tables
+            .follow(&dying, bench.now, || Ok(BTreeSet::new()), &mut |write| writes.push(write))
+            .is_err()
+    );
     assert!(matches!(&writes[..], [Write::Backend { value, .. }, ..] if value.state == BackendState::Dead));
 }
 
@@ -363,7 +369,7 @@ fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
     let mut service = ServicePlan::clone(&one.services[&ServiceKey::new("ns", "s1")]);
     for family in [V4, V6] {
         let port = plan::Frontend { vip: family.vip(1), protocol: model::Protocol::Udp, port: 53 };
-        service.frontends.insert(port, Target::of([]));
+        service.frontends.insert(port, Arc::new(Target::of([])));
     }
     let both = [(ServiceKey::new("ns", "s1"), service)].into_iter().collect();
     let mut answers = |plan: &Plan| {
@@ -380,7 +386,7 @@ fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
 fn a_table_is_refused_when_slots_run_out() {
     let mut tables = Tables::new(7, 100);
     let plan = plan(&[&[1]], &[]);
-    let refusal = tables.follow(&plan, Duration::ZERO, || Ok(BTreeSet::new()), &mut Vec::new()).unwrap_err();
+    let refusal = tables.follow(&plan, Duration::ZERO, || Ok(BTreeSet::new()), &mut |_| {}).unwrap_err();
     assert!(refusal.to_string().contains("no room for a table"), "{refusal}");
 }
 

@@ -238,7 +238,7 @@ fn berlin() -> (Zones, Names) {
         let vips = vips.iter().map(|(scope, ips)| {
             (scope.clone(), ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>())
         });
-        Arc::new(Service { vips: vips.collect(), ..Service::default() })
+        Arc::new(Service { vips: Arc::new(vips.collect()), ..Service::default() })
     };
     let federation = Federation {
         clusters: BTreeMap::from([

@@ -123,7 +123,7 @@ fn a_federated_service_brings_vips_weights_and_overprovisioning() {
     let ips = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
     let Translated { value, left_out } = federated_service(&object);
     assert_eq!(
-        value.vips,
+        *value.vips,
         BTreeMap::from([
             (Scope::Nearest, ips(&["172.31.0.1", "fd00:1::1"])),
             (Scope::Global, ips(&["172.31.0.2"])),
@@ -148,7 +148,7 @@ fn a_scope_without_its_location_and_a_bad_percentage_are_left_out() {
     }))
     .unwrap();
     let Translated { value, left_out } = federated_service(&object);
-    assert_eq!(value.vips.into_keys().collect::<Vec<_>>(), [Scope::Nearest]);
+    assert_eq!(value.vips.keys().cloned().collect::<Vec<_>>(), [Scope::Nearest]);
     assert_eq!(value.overprovisioning, Overprovisioning::default());
     assert_eq!(
         left_out,
