@@ -10,6 +10,8 @@ mod kubectl;
 mod objects;
 #[path = "apiserver/patches.rs"]
 mod patches;
+#[path = "apiserver/propagation.rs"]
+mod propagation;
 #[path = "apiserver/server.rs"]
 mod server;
 #[path = "apiserver/watches.rs"]

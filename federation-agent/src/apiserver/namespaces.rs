@@ -1,8 +1,11 @@
 //! What namespaces mean to what is in them: nothing is made where none is, and all goes with one that is deleted.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::delete::{self, Preconditions};
+use super::delete;
+use super::garbage;
 use super::kinds::{KINDS, NAMESPACE};
 use super::object::{Object as _, now};
 use super::request::Target;
@@ -43,33 +46,38 @@ pub fn may_delete(name: &str) -> Result<(), ApiError> {
 }
 
 /// Marks a namespace as going and deletes what is in it; it goes itself with the last of that.
-pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) -> Result<(), ApiError> {
+pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) {
     let name = namespace.object.name().to_owned();
+    let key = Key::new(&NAMESPACE, "", &name);
     if !namespace.object.is_deleting() {
         let mut object = namespace.object.clone();
         object.set_meta("deletionTimestamp", now());
         object["status"]["phase"] = "Terminating".into();
-        transaction.put(Key::new(&NAMESPACE, "", &name), object);
+        transaction.put(key, object);
     }
+    let mut free = Vec::new();
     for kind in KINDS.into_iter().filter(|kind| kind.namespaced) {
-        for (key, _) in transaction.list(kind, Some(&name)) {
-            delete::delete_one(transaction, kind, &key, &Preconditions::default())?;
+        for (key, stored) in transaction.list(kind, Some(&name)) {
+            if stored.object.finalizers().is_empty() {
+                free.push((key, stored.object.clone()));
+            } else if !stored.object.is_deleting() {
+                let marked = delete::mark(&key, stored.object.clone());
+                transaction.put(key, marked);
+            }
         }
     }
-    forget_if_empty(transaction, &name);
-    Ok(())
+    garbage::remove(transaction, free);
+    if let Some(gone) = remove_if_empty(transaction, &name) {
+        garbage::follow(transaction, vec![gone]);
+    }
 }
 
-/// Removes a namespace that is going once nothing is left in it.
-pub fn forget_if_empty(transaction: &mut Transaction<'_>, name: &str) {
+/// Removes a namespace that is going once nothing is left in it, and gives it.
+pub fn remove_if_empty(transaction: &mut Transaction<'_>, name: &str) -> Option<Arc<Stored>> {
     let key = Key::new(&NAMESPACE, "", name);
-    let Some(namespace) = transaction.get(&key).filter(|namespace| namespace.object.is_deleting()) else {
-        return;
-    };
+    let namespace = transaction.get(&key).filter(|namespace| namespace.object.is_deleting())?;
     let mut kinds = KINDS.into_iter().filter(|kind| kind.namespaced);
-    if namespace.object.finalizers().is_empty()
-        && kinds.all(|kind| transaction.list(kind, Some(name)).is_empty())
-    {
-        transaction.remove(key, namespace.object.clone());
-    }
+    let is_empty = kinds.all(|kind| transaction.list(kind, Some(name)).is_empty());
+    (is_empty && namespace.object.finalizers().is_empty())
+        .then(|| transaction.remove(key, namespace.object.clone()))
 }

@@ -9,6 +9,7 @@ use rand::seq::IndexedRandom as _;
 use serde_json::Value;
 
 use super::fields::{Leaves, Managers, Operation, Owner, Shape, apply};
+use super::garbage;
 use super::kinds::{self, Kind, Status};
 use super::namespaces;
 use super::object::Object as _;
@@ -276,7 +277,9 @@ fn store_new(
         return Err(ApiError::already_exists(kind, object.name()));
     }
     let object = own(target, None, object, ownership, options);
-    Ok(Written { stored: transaction.put(key, object), is_new: true, warnings })
+    let stored = transaction.put(key.clone(), object);
+    garbage::collect_if_abandoned(transaction, &key);
+    Ok(Written { stored, is_new: true, warnings })
 }
 
 fn store_changed(
@@ -309,13 +312,14 @@ fn store_changed(
     let object = own(target, Some(&old.object), object, ownership, options);
     let key = Key::new(kind, &target.namespace, &target.name);
     let stored = if object.is_deleting() && object.finalizers().is_empty() {
-        let stored = transaction.remove(key, object);
-        namespaces::forget_if_empty(transaction, &target.namespace);
-        stored
+        let gone = garbage::remove(transaction, vec![(key, object)]).pop();
+        gone.ok_or_else(|| ApiError::not_found(kind, &target.name))?
     } else if object == old.object {
         transaction.get(&key).ok_or_else(|| ApiError::not_found(kind, &target.name))?
     } else {
-        transaction.put(key, object)
+        let stored = transaction.put(key.clone(), object);
+        garbage::collect_if_abandoned(transaction, &key);
+        stored
     };
     Ok(Written { stored, is_new: false, warnings })
 }
