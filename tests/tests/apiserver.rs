@@ -4,8 +4,12 @@
 mod access;
 #[path = "apiserver/durability.rs"]
 mod durability;
+#[path = "apiserver/killed.rs"]
+mod killed;
 #[path = "apiserver/kubectl.rs"]
 mod kubectl;
+#[path = "apiserver/kubectl_verbs.rs"]
+mod kubectl_verbs;
 #[path = "apiserver/objects.rs"]
 mod objects;
 #[path = "apiserver/patches.rs"]

@@ -138,7 +138,7 @@ pub fn delete_one(
     preconditions.check(kind, &stored)?;
     if kind.is(&NAMESPACE) {
         namespaces::may_delete(&key.name)?;
-        namespaces::delete(transaction, &stored);
+        namespaces::delete(transaction, &stored)?;
         return Ok(match transaction.get(key) {
             Some(marked) => Deleted::Marked(marked),
             None => Deleted::Gone(stored),

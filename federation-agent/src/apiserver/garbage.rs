@@ -108,19 +108,26 @@ fn collect_dependents(transaction: &mut Transaction<'_>, owner: &Value) -> Vec<A
 fn collect(transaction: &mut Transaction<'_>, key: Key, object: &Stored) -> Option<Arc<Stored>> {
     let object = &object.object;
     let is_solid = |reference: &Reference<'_>| reference.bond(transaction, &key.namespace) == Bond::Solid;
-    if Reference::of(object).any(|reference| is_solid(&reference)) {
-        let kept: BTreeSet<_> =
-            Reference::of(object).filter(is_solid).map(|reference| reference.uid.to_owned()).collect();
+    let kept: BTreeSet<_> =
+        Reference::of(object).filter(is_solid).map(|reference| reference.uid.to_owned()).collect();
+    if !kept.is_empty() {
         let disowned = without_owners(object, |uid| !kept.contains(uid));
         transaction.put(key, disowned);
         return None;
     }
-    if object.finalizers().is_empty() {
-        return Some(transaction.remove(key, object.clone()));
+    let mut last = object.clone();
+    if object.finalizers().contains(&ORPHAN) {
+        release_dependents(transaction, object);
+        last.remove_finalizer(ORPHAN);
     }
-    if !object.is_deleting() {
-        let marked = mark(&key, object.clone());
-        transaction.put(key, marked);
+    if last.finalizers().is_empty() {
+        return Some(transaction.remove(key, last));
+    }
+    if !last.is_deleting() {
+        last = mark(&key, last);
+    }
+    if last != *object {
+        transaction.put(key, last);
     }
     None
 }
@@ -164,7 +171,8 @@ fn finish(transaction: &mut Transaction<'_>, owner: &Key) -> Option<Arc<Stored>>
     None
 }
 
-/// Deletes the dependents of an owner that waits, those first that block it; the owner goes with the last of these.
+/// Deletes the dependents that block an owner which waits, and theirs before them; it goes with the last of these, and
+/// those that block nobody follow it.
 pub fn delete_in_foreground(transaction: &mut Transaction<'_>, owner: Key) {
     let mut waiting = vec![owner];
     // Dependents of dependents, in the order in which they were reached: who blocks comes behind whom it blocks.
@@ -186,7 +194,7 @@ pub fn delete_in_foreground(transaction: &mut Transaction<'_>, owner: Key) {
                 transaction.put(key, disowned);
                 continue;
             }
-            let mut marked = mark(&key, object.clone());
+            let mut marked = if object.is_deleting() { object.clone() } else { mark(&key, object.clone()) };
             marked.add_finalizer(FOREGROUND);
             transaction.put(key.clone(), marked);
             waiting.push(key);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::delete;
+use super::delete::{self, Preconditions};
 use super::garbage;
 use super::kinds::{KINDS, NAMESPACE};
 use super::object::{Object as _, now};
@@ -46,7 +46,7 @@ pub fn may_delete(name: &str) -> Result<(), ApiError> {
 }
 
 /// Marks a namespace as going and deletes what is in it; it goes itself with the last of that.
-pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) {
+pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) -> Result<(), ApiError> {
     let name = namespace.object.name().to_owned();
     let key = Key::new(&NAMESPACE, "", &name);
     if !namespace.object.is_deleting() {
@@ -55,21 +55,23 @@ pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) {
         object["status"]["phase"] = "Terminating".into();
         transaction.put(key, object);
     }
-    let mut free = Vec::new();
-    for kind in KINDS.into_iter().filter(|kind| kind.namespaced) {
-        for (key, stored) in transaction.list(kind, Some(&name)) {
-            if stored.object.finalizers().is_empty() {
-                free.push((key, stored.object.clone()));
-            } else if !stored.object.is_deleting() {
-                let marked = delete::mark(&key, stored.object.clone());
-                transaction.put(key, marked);
-            }
+    let namespaced = KINDS.into_iter().filter(|kind| kind.namespaced);
+    let content = namespaced
+        .flat_map(|kind| transaction.list(kind, Some(&name)).into_iter().map(move |found| (kind, found)));
+    let (free, held): (Vec<_>, Vec<_>) =
+        content.partition(|(_, (_, stored))| stored.object.finalizers().is_empty());
+    let free = free.into_iter().map(|(_, (key, stored))| (key, stored.object.clone()));
+    garbage::remove(transaction, free.collect());
+    for (kind, (key, _)) in held {
+        // One may have gone along with another.
+        if transaction.get(&key).is_some() {
+            delete::delete_one(transaction, kind, &key, &Preconditions::default(), None)?;
         }
     }
-    garbage::remove(transaction, free);
     if let Some(gone) = remove_if_empty(transaction, &name) {
         garbage::follow(transaction, vec![gone]);
     }
+    Ok(())
 }
 
 /// Removes a namespace that is going once nothing is left in it, and gives it.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::fields::{Leaves, Managers, Operation, Owner, Shape, apply};
 use super::garbage;
-use super::kinds::{self, Kind, Status};
+use super::kinds::{self, Kind, Refusal, Status};
 use super::namespaces;
 use super::object::Object as _;
 use super::patch::Patch;
@@ -156,7 +156,8 @@ fn prune_unknown(
     if let Some(old) = old {
         fill_in(&mut whole, old);
     }
-    let admitted = (kind.admit)(&whole, old).map_err(|refusal| undecodable(kind, &refusal.0))?;
+    let admitted =
+        (kind.admit)(&whole, old).map_err(|refusal| not_of_its_kind(kind, whole.name(), refusal))?;
     let warnings = judge_unknown(kind, &admitted.unknown_fields, options)?;
     if !admitted.unknown_fields.is_empty() {
         retain_known(config, &admitted.object);
@@ -303,6 +304,12 @@ fn store_changed(
         );
         return Err(ApiError::conflict(kind, &target.name, &why));
     }
+    let created = object.meta_str("creationTimestamp");
+    if !created.is_empty() && created != old.object.meta_str("creationTimestamp") {
+        let mut errors = FieldErrors::default();
+        errors.invalid("metadata.creationTimestamp", created, "field is immutable");
+        return Err(ApiError::invalid(kind, &target.name, errors));
+    }
     restore(target, &old.object, &mut object);
     let (mut object, warnings) = admit(target, &object, Some(&old.object), options)?;
     if kind.generation && content(&object) != content(&old.object) {
@@ -369,7 +376,8 @@ fn admit(
     options: &Options,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let kind = target.kind;
-    let mut admitted = (kind.admit)(object, old).map_err(|refusal| undecodable(kind, &refusal.0))?;
+    let mut admitted =
+        (kind.admit)(object, old).map_err(|refusal| not_of_its_kind(kind, object.name(), refusal))?;
     let warnings = judge_unknown(kind, &admitted.unknown_fields, options)?;
     let mut errors = FieldErrors::default();
     names::metadata(object, kind.name_rule, &mut errors);
@@ -389,6 +397,17 @@ fn admit(
         put_status(&mut admitted.object, status);
     }
     Ok((admitted.object, warnings))
+}
+
+fn not_of_its_kind(kind: &Kind, name: &str, refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::Undecodable(why) => undecodable(kind, &why),
+        Refusal::Missing(field) => {
+            let mut errors = FieldErrors::default();
+            errors.required(&field, "");
+            ApiError::invalid(kind, name, errors)
+        }
+    }
 }
 
 fn undecodable(kind: &Kind, why: &str) -> ApiError {

@@ -2,6 +2,7 @@
 //!
 //! [`measurement`] is the arithmetic, [`table`] what a person reads; the other rooms measure.
 
+mod apiserver;
 mod cpu;
 mod measurement;
 mod nftables;
@@ -39,6 +40,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(scale::GROUP, &options.only) {
         eprintln!("what the number of services costs");
         measured.extend(scale::measure().context("measure federations of all sizes")?);
+    }
+    if wanted(apiserver::GROUP, &options.only) {
+        eprintln!("what the embedded Federation API costs at size");
+        measured.extend(apiserver::measure().await.context("measure the embedded Federation API")?);
     }
     if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);

@@ -162,3 +162,24 @@ async fn a_policy_that_means_nothing_is_refused() {
     assert_eq!(send(&client, Method::DELETE, &by_query, JSON, &Value::Null).await.code, 422);
     assert_eq!(left(&client).await, "kept");
 }
+
+#[tokio::test]
+async fn a_namespace_takes_along_owners_and_dependents_whatever_they_ask_for() {
+    let server = Server::start();
+    let client = server.client().await;
+    let namespace = json!({ "metadata": { "name": "going" } });
+    send(&client, Method::POST, "/api/v1/namespaces", JSON, &namespace).await.expect(201);
+    let maps = "/api/v1/namespaces/going/configmaps";
+    for (name, finalizer) in [("orphaning", "orphan"), ("waiting", "foregroundDeletion")] {
+        let owner = json!({ "metadata": { "name": name, "finalizers": [finalizer] } });
+        let made = send(&client, Method::POST, maps, JSON, &owner).await.expect(201);
+        let dependent = json!({ "metadata": {
+            "name": format!("below-{name}"), "ownerReferences": [reference(&made, true)],
+        } });
+        send(&client, Method::POST, maps, JSON, &dependent).await.expect(201);
+    }
+    send(&client, Method::DELETE, "/api/v1/namespaces/going", JSON, &Value::Null).await.expect(200);
+    send(&client, Method::GET, "/api/v1/namespaces/going", JSON, &Value::Null).await.expect(404);
+    let left = send(&client, Method::GET, maps, JSON, &Value::Null).await.expect(200);
+    assert_eq!(left["items"], json!([]));
+}

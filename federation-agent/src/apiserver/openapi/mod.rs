@@ -1,6 +1,7 @@
 //! The schemas of the kinds, for clients that check before they send.
 
 mod protobuf;
+mod simplify;
 
 use std::sync::{Arc, LazyLock};
 
@@ -97,6 +98,7 @@ fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value
         kinds.iter().map(|kind| (*kind, reference_name(&(kind.schema)(&mut generator)))).collect();
     generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
     let mut schemas = generator.take_definitions(true);
+    schemas.values_mut().for_each(simplify::simplify);
     for (kind, name) in names {
         let Some(schema) = schemas.get_mut(&name) else { continue };
         schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Key;
-use crate::apiserver::object::Object as _;
+use crate::apiserver::object::Object;
 
 #[derive(Debug, Default)]
 pub(super) struct Owners(BTreeMap<String, BTreeSet<Key>>);
@@ -13,7 +13,7 @@ pub(super) struct Owners(BTreeMap<String, BTreeSet<Key>>);
 impl Owners {
     /// What is at `key` has changed: from nothing, or to nothing, when it is made or deleted.
     pub(super) fn update(&mut self, key: &Key, before: Option<&Value>, now: Option<&Value>) {
-        for uid in before.into_iter().flat_map(|before| before.owner_uids()) {
+        for uid in before.into_iter().flat_map(Object::owner_uids) {
             if let Some(keys) = self.0.get_mut(uid) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -21,7 +21,7 @@ impl Owners {
                 }
             }
         }
-        for uid in now.into_iter().flat_map(|now| now.owner_uids()) {
+        for uid in now.into_iter().flat_map(Object::owner_uids) {
             self.0.entry(uid.to_owned()).or_default().insert(key.clone());
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::apiserver::kinds::Admission;
 use crate::apiserver::status::FieldErrors;
 
-/// Bytes of all values of one Secret or ConfigMap together.
+/// Bytes of all values of one Secret or `ConfigMap` together.
 const MOST_DATA_BYTES: usize = 1024 * 1024;
 
 impl Admission for Namespace {
@@ -64,10 +64,8 @@ fn required_keys(secret: &Secret, errors: &mut FieldErrors) {
                 keys.into_iter().for_each(require);
             }
         }
-        "kubernetes.io/ssh-auth" => {
-            if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) {
-                require("ssh-privatekey");
-            }
+        "kubernetes.io/ssh-auth" if value("ssh-privatekey").is_none_or(|key| key.0.is_empty()) => {
+            require("ssh-privatekey");
         }
         known @ ("kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson") => {
             let key = if known.ends_with("cfg") { ".dockercfg" } else { ".dockerconfigjson" };
