@@ -220,16 +220,20 @@ async fn what_was_acknowledged_is_there_and_what_was_refused_is_not_whenever_the
                 (name, intent, outcome)
             });
         }
-        // The moment of death is what is tried, not something that is waited for: at once, within a request, or within
-        // one of kubectl's several.
-        let longest = *[2_000, 20_000, 400_000].choose(&mut random).expect("some");
-        tokio::time::sleep(Duration::from_micros(random.random_range(0..longest))).await;
+        // After any number of answers, and any time after the last of them: the moment of death is what is tried, and
+        // not something that is waited for.
+        let mut ended = Vec::new();
+        for _ in 0..random.random_range(0..=AT_ONCE) {
+            ended.extend(running.join_next().await);
+        }
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
         directory = server.kill();
 
         let mut possible: BTreeMap<&str, Vec<State>> =
             known.iter().map(|(name, state)| (*name, vec![state.clone()])).collect();
         let mut story = String::new();
-        while let Some(ended) = running.join_next().await {
+        ended.extend(running.join_all().await.into_iter().map(Ok));
+        for ended in ended {
             let (name, intent, outcome) = ended.expect("it does not panic");
             writeln!(story, "{name}: {intent:?}: {outcome:?}").expect("text");
             let possible = possible.get_mut(name).expect("a name");

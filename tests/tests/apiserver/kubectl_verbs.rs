@@ -33,7 +33,9 @@ fn edit(server: &Server, what: &str, before: &str, after: &str) -> Output {
     fs::write(&editor, format!("#!/bin/sh\nexec sed -i 's/{before}/{after}/' \"$1\"\n")).expect("write");
     fs::set_permissions(&editor, fs::Permissions::from_mode(0o755)).expect("make it a program");
     let mut kubectl = server.kubectl_command();
-    kubectl.env_remove("KUBE_EDITOR").env("EDITOR", &editor).arg("edit").args(what.split(' '));
+    // What it cannot store it leaves among the temporary files.
+    kubectl.env_remove("KUBE_EDITOR").env("EDITOR", &editor).env("TMPDIR", server.path(""));
+    kubectl.arg("edit").args(what.split(' '));
     run_with_input(&mut kubectl, "")
 }
 
@@ -65,8 +67,11 @@ fn an_edit_is_stored_when_the_editor_is_left() {
     let output =
         edit(&server, "fsvc my-service", "overprovisioningPercent: 160", "overprovisioningPercent: 50");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("spec.overprovisioningPercent: Invalid value: 50: must be at least 100"), "{said}");
-    assert!(!output.status.success());
+    assert!(!output.status.success() && said.contains("\"my-service\" is invalid"), "{said}");
+    let copy =
+        said.split('"').find(|part| part.contains("/kubectl-edit-")).expect("the edit is kept in a file");
+    let copy = fs::read_to_string(copy).expect("read");
+    assert!(copy.contains("spec.overprovisioningPercent: Invalid value: 50: must be at least 100"), "{copy}");
     assert_eq!(percent(), "160");
 }
 
@@ -117,7 +122,10 @@ fn explain_knows_the_fields_of_kubernetes_kinds_and_of_ours() {
     let server = Server::start();
     let cases = [
         ("explain service.spec.ports", &["KIND: Service", "VERSION: v1", "port <integer> -required-"][..]),
-        ("explain fsvc.spec.healthCheck", &["KIND: FederatedService", "path <string>", "port <integer>"]),
+        (
+            "explain fsvc.spec.healthCheck",
+            &["KIND: FederatedService", "protocol <string>", "path <string>", "port <integer>"],
+        ),
         ("explain clusters.spec", &["KIND: Cluster", "networks <[]string> -required-"]),
         ("explain endpointslices.endpoints.conditions", &["KIND: EndpointSlice", "ready <boolean>"]),
         ("explain cm", &["KIND: ConfigMap", "metadata <", "data <map[string]string>"]),
@@ -274,12 +282,13 @@ fn a_dry_run_and_a_diff_show_what_would_be_and_leave_what_is() {
     let changed = service().replace("8080", "9090");
     let output = server.kubectl(&["diff", "-f", "-"], &changed);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    let diff = squeeze(&String::from_utf8_lossy(&output.stdout));
+    let diff = String::from_utf8_lossy(&output.stdout);
     let mut lines: Vec<_> = diff
         .lines()
         .filter(|line| line.starts_with(['-', '+']) && !line.starts_with("---") && !line.starts_with("+++"))
         // Who changed it and when is told by kubectl of before 1.21 alone.
         .filter(|line| !line.contains("time:") && !line.contains("manager") && !line.contains("f:"))
+        .map(squeeze)
         .collect();
     lines.sort_unstable();
     assert_eq!(lines, ["+ targetPort: 9090", "- targetPort: 8080"], "{diff}");

@@ -136,10 +136,21 @@ impl Server {
 
     /// A client with another token.
     pub async fn stranger(&self) -> Client {
+        self.client_with("guessed").await
+    }
+
+    /// A client that says nothing of who it is.
+    pub async fn nobody(&self) -> Client {
+        self.client_with("null").await
+    }
+
+    async fn client_with(&self, token: &str) -> Client {
         let kubeconfig = fs::read_to_string(self.path("admin.conf")).expect("a kubeconfig");
-        let token = fs::read_to_string(self.path("data/admin.token")).expect("a token");
-        fs::write(self.path("stranger.conf"), kubeconfig.replace(&token, "guessed")).expect("write");
-        from_kubeconfig(&self.path("stranger.conf")).await.expect("a client")
+        let known = fs::read_to_string(self.path("data/admin.token")).expect("a token");
+        assert!(kubeconfig.contains(&known), "the kubeconfig has the token");
+        let path = self.path("other.conf");
+        fs::write(&path, kubeconfig.replace(&known, token)).expect("write");
+        from_kubeconfig(&path).await.expect("a client")
     }
 
     /// Ends the process as a person does; it must end well.
