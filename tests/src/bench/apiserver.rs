@@ -180,9 +180,8 @@ impl Server {
             let seen = seen.clone();
             running.spawn(async move {
                 while let Some(Ok(frame)) = body.frame().await {
-                    let lines =
-                        frame.data_ref().map_or(0, |data| data.iter().filter(|byte| **byte == b'\n').count());
-                    for _ in 0..lines {
+                    let data = frame.data_ref().map(Bytes::as_ref).unwrap_or_default();
+                    for _ in data.split(|byte| *byte == b'\n').skip(1) {
                         if seen.send(Instant::now()).is_err() {
                             return;
                         }

@@ -15,7 +15,7 @@ fn reference(owner: &Value, blocks: bool) -> Value {
     })
 }
 
-/// A ConfigMap that goes with its owners.
+/// A `ConfigMap` that goes with its owners.
 async fn make(client: &Client, name: &str, owners: &[Value], finalizers: &[&str]) -> Value {
     let map = json!({ "metadata": { "name": name, "ownerReferences": owners, "finalizers": finalizers } });
     send(client, Method::POST, MAPS, JSON, &map).await.expect(201)
@@ -114,7 +114,7 @@ async fn a_dependent_of_one_that_is_not_there_goes_and_one_of_another_clusters_k
     let client = server.client().await;
     let gone = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "0" });
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "1" });
-    make(&client, "abandoned", &[gone.clone()], &[]).await;
+    make(&client, "abandoned", std::slice::from_ref(&gone), &[]).await;
     make(&client, "pods", &[pod, gone], &[]).await;
     assert_eq!(left(&client).await, "pods");
 }

@@ -98,7 +98,6 @@ fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value
         kinds.iter().map(|kind| (*kind, reference_name(&(kind.schema)(&mut generator)))).collect();
     generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
     let mut schemas = generator.take_definitions(true);
-    schemas.values_mut().for_each(simplify::simplify);
     for (kind, name) in names {
         let Some(schema) = schemas.get_mut(&name) else { continue };
         schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
@@ -115,6 +114,7 @@ fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value
             }
         }
     }
+    schemas.values_mut().for_each(simplify::simplify);
     schemas
 }
 

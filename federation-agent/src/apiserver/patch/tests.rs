@@ -15,7 +15,6 @@ fn patched(language: &str, document: &Value, patch: &Value) -> Result<Value, Api
     Patch::decode(&SERVICE, &headers, &body)?.apply_to(&SERVICE, document)
 }
 
-#[expect(clippy::too_many_lines, reason = "one table of cases")]
 #[test]
 fn operations_do_what_the_appendix_of_rfc_6902_says() {
     let cases = [

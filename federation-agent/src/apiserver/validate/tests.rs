@@ -32,7 +32,7 @@ fn service(spec: Value) -> Value {
     named("spec", whole)
 }
 
-fn ports(ports: Value) -> Value {
+fn ports(ports: &Value) -> Value {
     service(json!({ "ports": ports }))
 }
 
@@ -54,7 +54,7 @@ fn a_service_is_refused_for_what_its_type_does_not_have() {
             "",
         ),
         (
-            ports(json!([{ "port": 80, "nodePort": 30_080 }])),
+            ports(&json!([{ "port": 80, "nodePort": 30_080 }])),
             "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
         ),
         (
