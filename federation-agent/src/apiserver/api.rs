@@ -14,14 +14,14 @@ use serde_json::json;
 
 use super::access::{Identity, Tokens};
 use super::delete::{self, DeleteOptions, Deleted};
-use super::object::{Object as _, now};
+use super::object::Object as _;
 use super::patch::Patch;
 use super::request::{self, Form, MOST_BODY_BYTES, Parameters, Target};
 use super::selector::Selector;
 use super::status::ApiError;
 use super::store::{Key, Store, Stored, Transaction};
-use super::write::{self, FieldValidation, Options, Written};
-use super::{discovery, openapi, read};
+use super::write::{self, Options, Written};
+use super::{discovery, openapi, options, read};
 
 pub struct Api {
     pub store: Store,
@@ -95,7 +95,7 @@ impl Change {
             return Err(ApiError::method_not_allowed());
         }
         let object = request::decode_object(&self.headers, &self.body)?;
-        let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
+        let (options, dry_run) = self.options("CreateOptions", false)?;
         let target = self.target;
         let written =
             commit(store, dry_run, move |transaction| write::create(transaction, &target, object, &options));
@@ -104,7 +104,7 @@ impl Change {
 
     async fn replace(self, store: &Store) -> Result<Response, ApiError> {
         let object = request::decode_object(&self.headers, &self.body)?;
-        let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
+        let (options, dry_run) = self.options("UpdateOptions", false)?;
         let target = self.target;
         let written =
             commit(store, dry_run, move |transaction| write::replace(transaction, &target, object, &options));
@@ -113,10 +113,7 @@ impl Change {
 
     async fn patch(self, store: &Store) -> Result<Response, ApiError> {
         let patch = Patch::decode(self.target.kind, &self.headers, &self.body)?;
-        if matches!(patch, Patch::Apply(_)) && self.parameters.field_manager.is_empty() {
-            return Err(ApiError::field_manager_required());
-        }
-        let (options, dry_run) = (self.options()?, self.is_dry_run(&[])?);
+        let (options, dry_run) = self.options("PatchOptions", matches!(patch, Patch::Apply(_)))?;
         let target = self.target;
         let written =
             commit(store, dry_run, move |transaction| write::patch(transaction, &target, &patch, &options));
@@ -125,12 +122,12 @@ impl Change {
 
     async fn delete(self, store: &Store) -> Result<Response, ApiError> {
         let body = self.delete_options()?;
-        let dry_run = self.is_dry_run(&body.dry_run)?;
+        let (dry_run, propagation) = (body.is_dry_run(&self.parameters)?, body.propagation()?);
         let target = self.target;
         let kind = target.kind;
         let key = Key::new(kind, &target.namespace, &target.name);
         let deleted = commit(store, dry_run, move |transaction| {
-            delete::delete_one(transaction, kind, &key, &body.preconditions)
+            delete::delete_one(transaction, kind, &key, &body.preconditions, propagation)
         });
         Ok(match deleted.await? {
             Deleted::Marked(stored) => object_response(StatusCode::OK, &stored),
@@ -154,13 +151,13 @@ impl Change {
 
     async fn delete_collection(self, store: &Store) -> Result<Response, ApiError> {
         let body = self.delete_options()?;
-        let dry_run = self.is_dry_run(&body.dry_run)?;
+        let (dry_run, propagation) = (body.is_dry_run(&self.parameters)?, body.propagation()?);
         let target = self.target;
         let kind = target.kind;
         let parameters = self.parameters;
         let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
         let deleted = commit(store, dry_run, move |transaction| {
-            delete::delete_collection(transaction, &target, &selector)
+            delete::delete_collection(transaction, &target, &selector, propagation)
         });
         let items: Vec<_> = deleted.await?.iter().map(|stored| stored.object.clone()).collect();
         let list = json!({
@@ -174,48 +171,16 @@ impl Change {
 
     fn delete_options(&self) -> Result<DeleteOptions, ApiError> {
         if self.body.is_empty() {
-            Ok(DeleteOptions::default())
+            Ok(DeleteOptions::in_query(&self.parameters))
         } else {
             request::decode(&self.headers, &self.body)
         }
     }
 
-    fn options(&self) -> Result<Options, ApiError> {
-        let field_validation = match self.parameters.field_validation.as_str() {
-            "Ignore" => FieldValidation::Ignore,
-            "" | "Warn" => FieldValidation::Warn,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                return Err(ApiError::bad_request(format!(
-                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-                )));
-            }
-        };
-        Ok(Options { manager: self.manager(), force: self.parameters.force, field_validation, now: now() })
-    }
-
-    /// The name that the writer gives itself, or the first word of its user agent.
-    fn manager(&self) -> String {
-        const LONGEST: usize = 128;
-        let agent = || self.headers.get(header::USER_AGENT)?.to_str().ok()?.split('/').next();
-        let name = match self.parameters.field_manager.as_str() {
-            "" => agent().unwrap_or_default(),
-            named => named,
-        };
-        let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
-        if name.is_empty() { "unknown".to_owned() } else { name }
-    }
-
-    fn is_dry_run(&self, in_body: &[String]) -> Result<bool, ApiError> {
-        let asked =
-            in_body.iter().chain(std::iter::once(&self.parameters.dry_run)).filter(|value| !value.is_empty());
-        let asked: Vec<_> = asked.collect();
-        match asked.iter().find(|value| **value != "All") {
-            Some(other) => Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
-            ))),
-            None => Ok(!asked.is_empty()),
-        }
+    /// What a write says beside its object, and whether it is a dry run.
+    fn options(&self, kind: &str, is_apply: bool) -> Result<(Options, bool), ApiError> {
+        let options = options::of_write(kind, &self.parameters, &self.headers, is_apply)?;
+        Ok((options, options::is_dry_run(kind, &self.parameters, &[])?))
     }
 }
 
@@ -226,6 +191,9 @@ where
     F: FnOnce(&mut Transaction<'_>) -> Result<T, ApiError> + Send + 'static,
 {
     let write = store.write(move |transaction| {
+        if dry_run {
+            transaction.pretend();
+        }
         let result = job(transaction)?;
         if dry_run {
             transaction.roll_back();

@@ -3,21 +3,27 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::kinds::{Kind, NAMESPACE};
+use super::garbage::{self, FOREGROUND, ORPHAN};
+use super::kinds::{self, Kind, NAMESPACE};
 use super::namespaces;
 use super::object::{Object as _, now};
-use super::request::Target;
+use super::options;
+use super::request::{Parameters, Target};
 use super::selector::Selector;
-use super::status::ApiError;
+use super::status::{ApiError, FieldErrors};
 use super::store::{Key, Stored, Transaction};
 
-/// The body of a DELETE. Nothing here has dependents, so propagation makes no difference.
+/// The body of a DELETE.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeleteOptions {
     pub preconditions: Preconditions,
     pub dry_run: Vec<String>,
+    pub propagation_policy: Option<String>,
+    /// What older clients say instead of a policy.
+    pub orphan_dependents: Option<bool>,
 }
 
 /// What must hold of the object for it to be deleted.
@@ -28,11 +34,65 @@ pub struct Preconditions {
     resource_version: Option<String>,
 }
 
+/// What becomes of an object's dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
 pub enum Deleted {
     Gone(Arc<Stored>),
     /// It stays, marked, until its finalizers (of a namespace: its content) are gone.
     Marked(Arc<Stored>),
 }
+
+// === impl DeleteOptions ===
+
+impl DeleteOptions {
+    /// Those of a request without a body.
+    pub fn in_query(parameters: &Parameters) -> Self {
+        let policy = parameters.propagation_policy.clone();
+        Self { propagation_policy: Some(policy), ..Self::default() }
+    }
+
+    pub fn is_dry_run(&self, parameters: &Parameters) -> Result<bool, ApiError> {
+        options::is_dry_run("DeleteOptions", parameters, &self.dry_run)
+    }
+
+    /// The policy that is asked for, if any.
+    pub fn propagation(&self) -> Result<Option<Propagation>, ApiError> {
+        let mut errors = FieldErrors::default();
+        let policy = self.propagation_policy.as_deref().filter(|policy| !policy.is_empty());
+        let propagation = match (policy, self.orphan_dependents) {
+            (Some(policy), Some(_)) => {
+                let detail = "orphanDependents and deletionPropagation cannot be both set";
+                errors.invalid("propagationPolicy", policy, detail);
+                None
+            }
+            (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), None) => Some(Propagation::Foreground),
+            (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some(other), None) => {
+                let supported = ["Foreground", "Background", "Orphan", "nil"];
+                errors.unsupported("propagationPolicy", other, &supported);
+                None
+            }
+            (None, None) => None,
+        };
+        if errors.is_empty() {
+            Ok(propagation)
+        } else {
+            Err(ApiError::invalid_options("DeleteOptions", errors))
+        }
+    }
+}
+
+// === impl Preconditions ===
 
 impl Preconditions {
     fn check(&self, kind: &Kind, stored: &Stored) -> Result<(), ApiError> {
@@ -51,11 +111,28 @@ impl Preconditions {
     }
 }
 
+// === impl Propagation ===
+
+impl Propagation {
+    /// The one that an object's own finalizers ask for, where the request asks for none.
+    fn of(object: &Value) -> Self {
+        let finalizers = object.finalizers();
+        if finalizers.contains(&ORPHAN) {
+            Self::Orphan
+        } else if finalizers.contains(&FOREGROUND) {
+            Self::Foreground
+        } else {
+            Self::Background
+        }
+    }
+}
+
 pub fn delete_one(
     transaction: &mut Transaction<'_>,
     kind: &Kind,
     key: &Key,
     preconditions: &Preconditions,
+    propagation: Option<Propagation>,
 ) -> Result<Deleted, ApiError> {
     let stored = transaction.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name))?;
     preconditions.check(kind, &stored)?;
@@ -67,22 +144,39 @@ pub fn delete_one(
             None => Deleted::Gone(stored),
         });
     }
-    if stored.object.finalizers().is_empty() {
-        let last = transaction.remove(key.clone(), stored.object.clone());
-        namespaces::forget_if_empty(transaction, &key.namespace);
-        return Ok(Deleted::Gone(last));
-    }
-    if stored.object.is_deleting() {
-        return Ok(Deleted::Marked(stored));
-    }
     let mut object = stored.object.clone();
+    object.remove_finalizer(ORPHAN);
+    object.remove_finalizer(FOREGROUND);
+    let propagation = propagation.unwrap_or_else(|| Propagation::of(&stored.object));
+    if propagation == Propagation::Orphan {
+        garbage::release_dependents(transaction, &stored.object);
+    }
+    if propagation == Propagation::Foreground {
+        object.add_finalizer(FOREGROUND);
+    }
+    if object.finalizers().is_empty() {
+        let gone = garbage::remove(transaction, vec![(key.clone(), object)]).pop();
+        return Ok(Deleted::Gone(gone.unwrap_or(stored)));
+    }
+    if !object.is_deleting() {
+        object = mark(key, object);
+    }
+    let marked = if object == stored.object { stored } else { transaction.put(key.clone(), object) };
+    if propagation == Propagation::Foreground {
+        garbage::delete_in_foreground(transaction, key.clone());
+    }
+    Ok(Deleted::Marked(marked))
+}
+
+/// The object as it is until its finalizers are gone.
+pub fn mark(key: &Key, mut object: Value) -> Value {
     object.set_meta("deletionTimestamp", now());
     object.set_meta("deletionGracePeriodSeconds", 0);
-    if kind.generation {
+    if kinds::by_qualified_name(&key.resource).is_some_and(|kind| kind.generation) {
         let generation = object.meta().and_then(|meta| meta.get("generation")?.as_i64()).unwrap_or(0);
         object.set_meta("generation", generation + 1);
     }
-    Ok(Deleted::Marked(transaction.put(key.clone(), object)))
+    object
 }
 
 /// Deletes what the selector matches, and gives what that was.
@@ -90,11 +184,14 @@ pub fn delete_collection(
     transaction: &mut Transaction<'_>,
     target: &Target,
     selector: &Selector,
+    propagation: Option<Propagation>,
 ) -> Result<Vec<Arc<Stored>>, ApiError> {
     let mut deleted = Vec::new();
     for (key, stored) in transaction.list(target.kind, target.list_namespace()) {
-        if selector.matches(&stored.object) {
-            match delete_one(transaction, target.kind, &key, &Preconditions::default())? {
+        // One may have gone along with another.
+        if selector.matches(&stored.object) && transaction.get(&key).is_some() {
+            let preconditions = Preconditions::default();
+            match delete_one(transaction, target.kind, &key, &preconditions, propagation)? {
                 Deleted::Gone(stored) | Deleted::Marked(stored) => deleted.push(stored),
             }
         }

@@ -10,10 +10,12 @@ mod delete;
 mod discovery;
 mod fields;
 mod files;
+mod garbage;
 mod kinds;
 mod namespaces;
 mod object;
 mod openapi;
+mod options;
 mod patch;
 mod protobuf;
 mod read;
@@ -35,6 +37,7 @@ use anyhow::{Context as _, Result, anyhow};
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsConfig, from_tcp_rustls};
 use clap::Args as ClapArgs;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::info;
 
 use access::{Identity, Tokens};
@@ -74,6 +77,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     let shutdown = shutdown::requested()?;
 
+    allow_all_connections()?;
     files::create_private_dir(&args.data_dir)?;
     let (store, mut store_end) = Store::open(&args.data_dir)?;
     let tokens = Tokens::open(&args.data_dir)?;
@@ -104,6 +108,13 @@ pub async fn run(args: Args) -> Result<()> {
     }
     handle.graceful_shutdown(Some(GRACE));
     server.await.context("the server's task failed")?.context("serve the API")
+}
+
+/// Every watcher is a connection: the server may have as many as the system lets any process have.
+fn allow_all_connections() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
+        .with_context(|| format!("raise the limit of open files to {most}"))
 }
 
 fn kubeconfig(

@@ -1,8 +1,11 @@
 //! What namespaces mean to what is in them: nothing is made where none is, and all goes with one that is deleted.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::delete::{self, Preconditions};
+use super::garbage;
 use super::kinds::{KINDS, NAMESPACE};
 use super::object::{Object as _, now};
 use super::request::Target;
@@ -45,31 +48,38 @@ pub fn may_delete(name: &str) -> Result<(), ApiError> {
 /// Marks a namespace as going and deletes what is in it; it goes itself with the last of that.
 pub fn delete(transaction: &mut Transaction<'_>, namespace: &Stored) -> Result<(), ApiError> {
     let name = namespace.object.name().to_owned();
+    let key = Key::new(&NAMESPACE, "", &name);
     if !namespace.object.is_deleting() {
         let mut object = namespace.object.clone();
         object.set_meta("deletionTimestamp", now());
         object["status"]["phase"] = "Terminating".into();
-        transaction.put(Key::new(&NAMESPACE, "", &name), object);
+        transaction.put(key, object);
     }
-    for kind in KINDS.into_iter().filter(|kind| kind.namespaced) {
-        for (key, _) in transaction.list(kind, Some(&name)) {
-            delete::delete_one(transaction, kind, &key, &Preconditions::default())?;
+    let namespaced = KINDS.into_iter().filter(|kind| kind.namespaced);
+    let content = namespaced
+        .flat_map(|kind| transaction.list(kind, Some(&name)).into_iter().map(move |found| (kind, found)));
+    let (free, held): (Vec<_>, Vec<_>) =
+        content.partition(|(_, (_, stored))| stored.object.finalizers().is_empty());
+    let free = free.into_iter().map(|(_, (key, stored))| (key, stored.object.clone()));
+    garbage::remove(transaction, free.collect());
+    for (kind, (key, _)) in held {
+        // One may have gone along with another.
+        if transaction.get(&key).is_some() {
+            delete::delete_one(transaction, kind, &key, &Preconditions::default(), None)?;
         }
     }
-    forget_if_empty(transaction, &name);
+    if let Some(gone) = remove_if_empty(transaction, &name) {
+        garbage::follow(transaction, vec![gone]);
+    }
     Ok(())
 }
 
-/// Removes a namespace that is going once nothing is left in it.
-pub fn forget_if_empty(transaction: &mut Transaction<'_>, name: &str) {
+/// Removes a namespace that is going once nothing is left in it, and gives it.
+pub fn remove_if_empty(transaction: &mut Transaction<'_>, name: &str) -> Option<Arc<Stored>> {
     let key = Key::new(&NAMESPACE, "", name);
-    let Some(namespace) = transaction.get(&key).filter(|namespace| namespace.object.is_deleting()) else {
-        return;
-    };
+    let namespace = transaction.get(&key).filter(|namespace| namespace.object.is_deleting())?;
     let mut kinds = KINDS.into_iter().filter(|kind| kind.namespaced);
-    if namespace.object.finalizers().is_empty()
-        && kinds.all(|kind| transaction.list(kind, Some(name)).is_empty())
-    {
-        transaction.remove(key, namespace.object.clone());
-    }
+    let is_empty = kinds.all(|kind| transaction.list(kind, Some(name)).is_empty());
+    (is_empty && namespace.object.finalizers().is_empty())
+        .then(|| transaction.remove(key, namespace.object.clone()))
 }

@@ -54,6 +54,33 @@ pub trait Object {
         let list = self.meta().and_then(|meta| meta.get("finalizers")).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).collect()
     }
+
+    fn add_finalizer(&mut self, finalizer: &str) {
+        if !self.finalizers().contains(&finalizer) {
+            let all: Vec<_> = self.finalizers().into_iter().chain([finalizer]).map(Value::from).collect();
+            self.set_meta("finalizers", all);
+        }
+    }
+
+    fn remove_finalizer(&mut self, finalizer: &str) {
+        let left: Vec<_> =
+            self.finalizers().into_iter().filter(|one| *one != finalizer).map(Value::from).collect();
+        if left.is_empty() {
+            self.meta_mut().shift_remove("finalizers");
+        } else {
+            self.set_meta("finalizers", left);
+        }
+    }
+
+    fn owner_references(&self) -> &[Value] {
+        let list = self.meta().and_then(|meta| meta.get("ownerReferences")).and_then(Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The objects that it goes with, by their UIDs.
+    fn owner_uids(&self) -> impl Iterator<Item = &str> {
+        self.owner_references().iter().filter_map(|reference| reference.get("uid")?.as_str())
+    }
 }
 
 impl Object for Value {

@@ -9,10 +9,11 @@ use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::options;
 use super::request::{Form, JSON, Parameters, Target};
 use super::selector::Selector;
 use super::status::ApiError;
-use super::store::{Key, Store, Stored};
+use super::store::{Compacted, Key, Store, Stored};
 use super::table;
 use super::watch::{self, Encoder};
 
@@ -50,20 +51,25 @@ pub fn list(
     form: Form,
     parameters: &Parameters,
 ) -> Result<Response, ApiError> {
+    options::check_list(parameters)?;
     require_reached(store, parameters)?;
     let kind = target.kind;
     let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
-    let snapshot = store.list(kind, target.list_namespace());
     let from = decode_continue(&parameters.r#continue)?;
-    // Later pages keep the first one's revision: a watch from there repeats what has changed in between, and misses
-    // nothing. So that it can, that revision must still be in the history.
-    let revision = from.as_ref().map_or(snapshot.revision, |from| from.revision);
-    if from.is_some() && store.subscribe(kind, revision).is_err() {
-        return Err(ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new \
-             list without the continue parameter.",
-        ));
-    }
+    // All pages of a list show the state that the first one showed, as far back as changes are known.
+    let exact = match &from {
+        Some(from) => Some(from.revision),
+        None if options::is_exact(parameters) => parameters.revision()?,
+        None => None,
+    };
+    let snapshot = match exact {
+        None => store.list(kind, target.list_namespace()),
+        Some(revision) => {
+            let snapshot = store.list_at(kind, target.list_namespace(), revision);
+            snapshot.map_err(|compacted| too_old(&compacted, from.is_some()))?
+        }
+    };
+    let revision = snapshot.revision;
     let mut selected = snapshot.objects.into_iter().filter(|(key, stored)| {
         let is_left = from.as_ref().is_none_or(|from| {
             (key.namespace.as_str(), key.name.as_str()) > (from.namespace.as_str(), from.name.as_str())
@@ -101,6 +107,16 @@ pub fn list(
     }))
 }
 
+fn too_old(compacted: &Compacted, is_continued: bool) -> ApiError {
+    if is_continued {
+        return ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. You must start a new \
+             list without the continue parameter.",
+        );
+    }
+    watch::expired(*compacted)
+}
+
 /// The items' text as it is stored, with a list around it.
 fn list_text(target: &Target, items: &[Arc<Stored>], meta: &Value) -> Body {
     let kind = target.kind;
@@ -129,11 +145,7 @@ pub fn watch(
 ) -> Result<Response, ApiError> {
     let kind = target.kind;
     let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
-    if parameters.send_initial_events && parameters.resource_version_match != "NotOlderThan" {
-        return Err(ApiError::bad_request(
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
-    }
+    options::check_watch(parameters)?;
     let asked = parameters.revision()?;
     let encoder = Encoder::new(kind, form, parameters.include_object.clone());
     let scope = watch::Scope { namespace: target.namespace.clone(), name: target.name.clone(), selector };

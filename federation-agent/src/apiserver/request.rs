@@ -68,10 +68,6 @@ impl Target {
 /// The query of a request; what is not here is ignored, as kube-apiserver ignores it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the protocol's own, independent of the others"
-)]
 pub struct Parameters {
     pub label_selector: String,
     pub field_selector: String,
@@ -84,15 +80,16 @@ pub struct Parameters {
     pub watch: bool,
     #[serde(deserialize_with = "flag")]
     pub allow_watch_bookmarks: bool,
-    #[serde(deserialize_with = "flag")]
-    pub send_initial_events: bool,
+    #[serde(deserialize_with = "stated_flag")]
+    pub send_initial_events: Option<bool>,
     #[serde(deserialize_with = "number")]
     pub timeout_seconds: u64,
     pub field_manager: String,
     pub field_validation: String,
-    #[serde(deserialize_with = "flag")]
-    pub force: bool,
+    #[serde(deserialize_with = "stated_flag")]
+    pub force: Option<bool>,
     pub dry_run: String,
+    pub propagation_policy: String,
     pub include_object: String,
 }
 
@@ -118,6 +115,11 @@ impl Parameters {
 fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let text = String::deserialize(deserializer)?;
     Ok(!(text == "0" || text.eq_ignore_ascii_case("false")))
+}
+
+/// As [`flag`], where it matters whether it is there at all.
+fn stated_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    flag(deserializer).map(Some)
 }
 
 /// An empty number is zero.

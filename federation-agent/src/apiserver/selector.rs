@@ -170,6 +170,9 @@ impl FieldTerm {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -212,6 +215,100 @@ mod tests {
         }
         for selector in ["metadata.name", "spec.ports=80"] {
             assert!(Selector::parse(&SERVICE, "", selector).is_err(), "{selector}");
+        }
+    }
+
+    /// One term as a person thinks of it.
+    #[derive(Clone, Debug)]
+    enum Term {
+        In(String, Vec<String>),
+        NotIn(String, Vec<String>),
+        Is(String, String),
+        IsNot(String, String),
+        Has(String),
+        HasNot(String),
+        Above(String, i64),
+        Below(String, i64),
+    }
+
+    impl Term {
+        fn text(&self) -> String {
+            match self {
+                Self::In(key, values) => format!("{key} in ({})", values.join(",")),
+                Self::NotIn(key, values) => format!(" {key}  notin ( {} ) ", values.join(" , ")),
+                Self::Is(key, value) => format!("{key}={value}"),
+                Self::IsNot(key, value) => format!("{key} != {value}"),
+                Self::Has(key) => key.clone(),
+                Self::HasNot(key) => format!("!{key}"),
+                Self::Above(key, number) => format!("{key}>{number}"),
+                Self::Below(key, number) => format!("{key} < {number}"),
+            }
+        }
+
+        /// Written from the documentation of labels, not from the code above.
+        fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
+            let number = |key: &String| labels.get(key).and_then(|value| value.parse::<i64>().ok());
+            match self {
+                Self::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+                Self::NotIn(key, values) => !labels.get(key).is_some_and(|value| values.contains(value)),
+                Self::Is(key, value) => labels.get(key) == Some(value),
+                Self::IsNot(key, value) => labels.get(key) != Some(value),
+                Self::Has(key) => labels.contains_key(key),
+                Self::HasNot(key) => !labels.contains_key(key),
+                Self::Above(key, than) => number(key).is_some_and(|number| number > *than),
+                Self::Below(key, than) => number(key).is_some_and(|number| number < *than),
+            }
+        }
+    }
+
+    fn term() -> impl Strategy<Value = Term> {
+        let key = || prop::sample::select(vec!["a", "tier", "example.com/rank"]).prop_map(str::to_owned);
+        let value = || prop::sample::select(vec!["", "1", "2", "front", "a_b.c-d"]).prop_map(str::to_owned);
+        let values = || prop::collection::vec(value(), 1..3);
+        prop_oneof![
+            (key(), values()).prop_map(|(key, values)| Term::In(key, values)),
+            (key(), values()).prop_map(|(key, values)| Term::NotIn(key, values)),
+            (key(), value()).prop_map(|(key, value)| Term::Is(key, value)),
+            (key(), value()).prop_map(|(key, value)| Term::IsNot(key, value)),
+            key().prop_map(Term::Has),
+            key().prop_map(Term::HasNot),
+            (key(), 0..3_i64).prop_map(|(key, number)| Term::Above(key, number)),
+            (key(), 0..3_i64).prop_map(|(key, number)| Term::Below(key, number)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_selector_matches_where_each_of_its_terms_holds(
+            terms in prop::collection::vec(term(), 0..5),
+            labels in prop::collection::btree_map(
+                prop::sample::select(vec!["a", "tier", "example.com/rank"]).prop_map(str::to_owned),
+                prop::sample::select(vec!["", "1", "2", "front", "a_b.c-d"]).prop_map(str::to_owned),
+                0..3,
+            ),
+        ) {
+            let text = terms.iter().map(Term::text).collect::<Vec<_>>().join(",");
+            let selector = Selector::parse(&SERVICE, &text, "");
+            let selector = selector.map_err(|refusal| TestCaseError::fail(format!("{text}: {refusal}")))?;
+            let object = json!({ "metadata": { "labels": labels } });
+            prop_assert_eq!(selector.matches(&object), terms.iter().all(|term| term.holds(&labels)), "{}", text);
+        }
+
+        #[test]
+        fn field_terms_compare_what_stands_there(
+            name in "[a-c]", namespace in "[x-z]", wanted in "[a-c]", place in "[x-z]", equal in any::<bool>(),
+        ) {
+            let sign = if equal { "=" } else { "!=" };
+            let text = format!("metadata.name{sign}{wanted},metadata.namespace=={place}");
+            let selector = Selector::parse(&SERVICE, "", &text).expect("a selector");
+            let object = json!({ "metadata": { "name": name, "namespace": namespace } });
+            prop_assert_eq!(selector.matches(&object), (name == wanted) == equal && namespace == place);
+        }
+
+        #[test]
+        fn no_text_is_too_odd_to_be_answered(text in "[a-z0-9(),!=<> ./-]{0,24}") {
+            // Understood or refused; it comes from anyone.
+            drop(Selector::parse(&SERVICE, &text, &text));
         }
     }
 }

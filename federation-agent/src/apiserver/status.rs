@@ -76,6 +76,21 @@ impl FieldErrors {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    fn into_causes(self) -> Vec<StatusCause> {
+        self.0.into_iter().map(StatusCause::from).collect()
+    }
+}
+
+/// As kube-apiserver writes several faults into one message.
+impl fmt::Display for FieldErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        match faults.as_slice() {
+            [one] => f.write_str(one),
+            all => write!(f, "[{}]", all.join(", ")),
+        }
+    }
 }
 
 impl ApiError {
@@ -163,21 +178,15 @@ impl ApiError {
     }
 
     pub fn invalid(kind: &Kind, name: &str, errors: FieldErrors) -> Self {
-        let faults: Vec<_> = errors.0.iter().map(ToString::to_string).collect();
-        let faults = match faults.as_slice() {
-            [one] => one.clone(),
-            all => format!("[{}]", all.join(", ")),
-        };
         let qualified = if kind.group.is_empty() {
             kind.name.to_owned()
         } else {
             format!("{}.{}", kind.name, kind.group)
         };
-        let causes = errors.0.into_iter().map(StatusCause::from).collect();
-        let message = format!("{qualified} \"{name}\" is invalid: {faults}");
+        let message = format!("{qualified} \"{name}\" is invalid: {errors}");
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(kind, name);
         error.0.details.get_or_insert_default().kind = Some(kind.name.to_owned());
-        error.with_causes(causes)
+        error.with_causes(errors.into_causes())
     }
 
     /// A patch that cannot be applied to this object.
@@ -186,9 +195,17 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
-    pub fn field_manager_required() -> Self {
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message.to_owned())
+    /// The request's own options are wrong; `kind` is that of `meta.k8s.io` that they are decoded into.
+    pub fn invalid_options(kind: &str, errors: FieldErrors) -> Self {
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {errors}");
+        let details = StatusDetails {
+            group: Some("meta.k8s.io".to_owned()),
+            kind: Some(kind.to_owned()),
+            ..StatusDetails::default()
+        };
+        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        error.0.details = Some(details);
+        error.with_causes(errors.into_causes())
     }
 
     /// A watch or a continued list from a revision that is no longer known.

@@ -15,7 +15,7 @@ use super::kinds::Kind;
 use super::request::{Form, Parameters};
 use super::selector::Selector;
 use super::status::ApiError;
-use super::store::{Change, ChangeKind, Compacted, Store, Stored, Subscription};
+use super::store::{Change, ChangeKind, Compacted, Key, Store, Stored, Subscription};
 use super::table;
 
 /// How often a client that wants bookmarks gets one.
@@ -58,9 +58,10 @@ pub fn stream(
     parameters: &Parameters,
 ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, ApiError> {
     let mut pending = VecDeque::new();
-    let wants_initial = asked.is_none() || parameters.send_initial_events;
+    // Whoever names no revision gets what there is, unless told not to; whoever asks for that gets it in any case.
+    let wants_initial = parameters.send_initial_events.unwrap_or(asked.is_none());
     let start = match asked {
-        Some(asked) if !parameters.send_initial_events => asked,
+        Some(asked) if !wants_initial => asked,
         _ => {
             let current = store.revision();
             if let Some(asked) = asked.filter(|asked| *asked > current) {
@@ -68,9 +69,11 @@ pub fn stream(
             }
             let namespace = (!scope.namespace.is_empty()).then_some(scope.namespace.as_str());
             let snapshot = store.list(kind, namespace);
-            let first = snapshot.objects.iter().filter(|(_, stored)| wants_initial && scope.covers(stored));
+            let first = snapshot.objects.iter();
+            let first =
+                first.filter(|(key, stored)| wants_initial && scope.is_at(key) && scope.covers(stored));
             pending.extend(first.map(|(_, stored)| encoder.event("ADDED", stored)));
-            if parameters.send_initial_events && parameters.allow_watch_bookmarks {
+            if parameters.send_initial_events == Some(true) && parameters.allow_watch_bookmarks {
                 pending.push_back(encoder.bookmark(snapshot.revision, true));
             }
             snapshot.revision
@@ -91,21 +94,25 @@ pub fn stream(
     Ok(stream::unfold(watch, |mut watch| async move { watch.next().await.map(|event| (Ok(event), watch)) }))
 }
 
-fn expired(compacted: Compacted) -> ApiError {
+pub fn expired(compacted: Compacted) -> ApiError {
     ApiError::expired(format!("too old resource version: {} ({})", compacted.asked, compacted.oldest))
 }
 
 // === impl Scope ===
 
 impl Scope {
+    fn is_at(&self, key: &Key) -> bool {
+        let is = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
+        is(&self.namespace, &key.namespace) && is(&self.name, &key.name)
+    }
+
     fn covers(&self, stored: &Stored) -> bool {
         self.selector.matches(&stored.object)
     }
 
     /// What a change is to this client: objects come and go as they begin and cease to match.
     fn event(&self, change: &Change) -> Option<&'static str> {
-        let elsewhere = |wanted: &str, found: &str| !wanted.is_empty() && wanted != found;
-        if elsewhere(&self.namespace, &change.key.namespace) || elsewhere(&self.name, &change.key.name) {
+        if !self.is_at(&change.key) {
             return None;
         }
         let before = change.before.as_deref().is_some_and(|before| self.covers(before));
@@ -229,5 +236,169 @@ async fn tick(ticks: Option<&mut Interval>) {
     match ticks {
         Some(ticks) => drop(ticks.tick().await),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::pin::Pin;
+
+    use futures::{FutureExt as _, StreamExt as _};
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::apiserver::kinds::CONFIG_MAP;
+    use crate::apiserver::object::Object as _;
+    use crate::apiserver::store::Limits;
+
+    /// What a client does that follows one kind through one selector.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put {
+            name: u8,
+            matches: bool,
+            data: u8,
+        },
+        Remove(u8),
+        /// Reads some of the events that wait for it.
+        Read(usize),
+        /// Loses its connection, and watches again from the last version that it saw.
+        Reconnect,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..4_u8, any::<bool>(), any::<u8>()).prop_map(|(name, matches, data)| Step::Put { name, matches, data }),
+            2 => (0..4_u8).prop_map(Step::Remove),
+            2 => (1..4_usize).prop_map(Step::Read),
+            1 => Just(Step::Reconnect),
+        ]
+    }
+
+    type Events = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>>>>;
+
+    /// A client with what it believes is there.
+    struct Client {
+        seen: BTreeMap<String, Value>,
+        version: u64,
+        events: Option<Events>,
+        /// How often it had to begin anew.
+        lists: usize,
+    }
+
+    fn selector() -> Selector {
+        Selector::parse(&CONFIG_MAP, "wanted=yes", "").expect("a selector")
+    }
+
+    /// What the server says is there.
+    fn listed(store: &Store) -> (u64, BTreeMap<String, Value>) {
+        let snapshot = store.list(&CONFIG_MAP, Some("default"));
+        let selected = snapshot.objects.into_iter().filter(|(_, stored)| selector().matches(&stored.object));
+        (snapshot.revision, selected.map(|(key, stored)| (key.name, stored.object.clone())).collect())
+    }
+
+    impl Client {
+        fn connect(&mut self, store: &Store) {
+            let scope = Scope { namespace: "default".to_owned(), name: String::new(), selector: selector() };
+            let encoder = Encoder::new(&CONFIG_MAP, Form::Json, String::new());
+            let parameters = Parameters { allow_watch_bookmarks: true, ..Parameters::default() };
+            match stream(store, &CONFIG_MAP, scope, encoder, Some(self.version), &parameters) {
+                Ok(events) => self.events = Some(Box::pin(events)),
+                Err(_) => self.begin(store),
+            }
+        }
+
+        fn begin(&mut self, store: &Store) {
+            (self.version, self.seen) = listed(store);
+            self.lists += 1;
+            self.connect(store);
+        }
+
+        /// Takes in one event, if one waits.
+        fn read(&mut self, store: &Store) -> bool {
+            let Some(line) = self.events.as_mut().and_then(|events| events.next().now_or_never().flatten())
+            else {
+                return false;
+            };
+            let event: Value = serde_json::from_slice(&line.expect("it cannot fail")).expect("JSON");
+            let object = event["object"].clone();
+            let (name, known) = (object.name().to_owned(), self.seen.get(object.name()));
+            match event["type"].as_str().expect("a type") {
+                "ADDED" => assert_eq!(known, None, "{name} comes once"),
+                "MODIFIED" | "DELETED" => assert!(known.is_some(), "{name} is known"),
+                "ERROR" => {
+                    assert_eq!(object["code"], 410, "{object}");
+                    self.begin(store);
+                    return true;
+                }
+                other => panic!("{other}"),
+            }
+            let version = object.resource_version().parse().expect("a number");
+            assert!(version > self.version, "versions grow");
+            self.version = version;
+            if event["type"] == "DELETED" {
+                self.seen.remove(&name);
+            } else {
+                self.seen.insert(name, object);
+            }
+            true
+        }
+    }
+
+    async fn carry_out(store: &Store, step: &Step) {
+        let key = |name: u8| Key::new(&CONFIG_MAP, "default", &format!("map-{name}"));
+        match *step {
+            Step::Put { name, matches, data } => {
+                let wanted = if matches { "yes" } else { "no" };
+                let object = json!({
+                    "metadata": { "name": format!("map-{name}"), "namespace": "default", "labels": { "wanted": wanted } },
+                    "data": { "value": data.to_string() },
+                });
+                let put = store.write(move |transaction| Ok(transaction.put(key(name), object)));
+                drop(put.await.expect("write"));
+            }
+            Step::Remove(name) => {
+                let remove = store.write(move |transaction| {
+                    let last = transaction.get(&key(name)).map(|stored| stored.object.clone());
+                    Ok(last.map(|last| transaction.remove(key(name), last)))
+                });
+                drop(remove.await.expect("write"));
+            }
+            Step::Read(_) | Step::Reconnect => {}
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn what_a_client_saw_is_what_it_would_list_whatever_it_missed(
+            steps in prop::collection::vec(step(), 1..60),
+            kept in 1..12_usize,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            runtime.block_on(async {
+                let directory = TempDir::new().expect("a directory");
+                // Shorter than what a client may miss, so that it is told to begin anew at times.
+                let limits = Limits { changes: kept, ..Limits::default() };
+                let (store, _end) = Store::open_within(directory.path(), limits).expect("open");
+                let mut client = Client { seen: BTreeMap::new(), version: 0, events: None, lists: 0 };
+                client.connect(&store);
+                for step in &steps {
+                    carry_out(&store, step).await;
+                    match step {
+                        Step::Read(most) => for _ in 0..*most {
+                            client.read(&store);
+                        },
+                        Step::Reconnect => client.connect(&store),
+                        Step::Put { .. } | Step::Remove(_) => {}
+                    }
+                }
+                while client.read(&store) {}
+                assert_eq!(client.seen, listed(&store).1, "after {} lists", client.lists);
+            });
+        }
     }
 }

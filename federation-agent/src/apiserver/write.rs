@@ -9,7 +9,8 @@ use rand::seq::IndexedRandom as _;
 use serde_json::Value;
 
 use super::fields::{Leaves, Managers, Operation, Owner, Shape, apply};
-use super::kinds::{self, Kind, Status};
+use super::garbage;
+use super::kinds::{self, Kind, Refusal, Status};
 use super::namespaces;
 use super::object::Object as _;
 use super::patch::Patch;
@@ -155,7 +156,8 @@ fn prune_unknown(
     if let Some(old) = old {
         fill_in(&mut whole, old);
     }
-    let admitted = (kind.admit)(&whole, old).map_err(|refusal| undecodable(kind, &refusal.0))?;
+    let admitted =
+        (kind.admit)(&whole, old).map_err(|refusal| not_of_its_kind(kind, whole.name(), refusal))?;
     let warnings = judge_unknown(kind, &admitted.unknown_fields, options)?;
     if !admitted.unknown_fields.is_empty() {
         retain_known(config, &admitted.object);
@@ -276,7 +278,9 @@ fn store_new(
         return Err(ApiError::already_exists(kind, object.name()));
     }
     let object = own(target, None, object, ownership, options);
-    Ok(Written { stored: transaction.put(key, object), is_new: true, warnings })
+    let stored = transaction.put(key.clone(), object);
+    garbage::collect_if_abandoned(transaction, &key);
+    Ok(Written { stored, is_new: true, warnings })
 }
 
 fn store_changed(
@@ -300,6 +304,12 @@ fn store_changed(
         );
         return Err(ApiError::conflict(kind, &target.name, &why));
     }
+    let created = object.meta_str("creationTimestamp");
+    if !created.is_empty() && created != old.object.meta_str("creationTimestamp") {
+        let mut errors = FieldErrors::default();
+        errors.invalid("metadata.creationTimestamp", created, "field is immutable");
+        return Err(ApiError::invalid(kind, &target.name, errors));
+    }
     restore(target, &old.object, &mut object);
     let (mut object, warnings) = admit(target, &object, Some(&old.object), options)?;
     if kind.generation && content(&object) != content(&old.object) {
@@ -309,13 +319,14 @@ fn store_changed(
     let object = own(target, Some(&old.object), object, ownership, options);
     let key = Key::new(kind, &target.namespace, &target.name);
     let stored = if object.is_deleting() && object.finalizers().is_empty() {
-        let stored = transaction.remove(key, object);
-        namespaces::forget_if_empty(transaction, &target.namespace);
-        stored
+        let gone = garbage::remove(transaction, vec![(key, object)]).pop();
+        gone.ok_or_else(|| ApiError::not_found(kind, &target.name))?
     } else if object == old.object {
         transaction.get(&key).ok_or_else(|| ApiError::not_found(kind, &target.name))?
     } else {
-        transaction.put(key, object)
+        let stored = transaction.put(key.clone(), object);
+        garbage::collect_if_abandoned(transaction, &key);
+        stored
     };
     Ok(Written { stored, is_new: false, warnings })
 }
@@ -365,7 +376,8 @@ fn admit(
     options: &Options,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let kind = target.kind;
-    let mut admitted = (kind.admit)(object, old).map_err(|refusal| undecodable(kind, &refusal.0))?;
+    let mut admitted =
+        (kind.admit)(object, old).map_err(|refusal| not_of_its_kind(kind, object.name(), refusal))?;
     let warnings = judge_unknown(kind, &admitted.unknown_fields, options)?;
     let mut errors = FieldErrors::default();
     names::metadata(object, kind.name_rule, &mut errors);
@@ -385,6 +397,17 @@ fn admit(
         put_status(&mut admitted.object, status);
     }
     Ok((admitted.object, warnings))
+}
+
+fn not_of_its_kind(kind: &Kind, name: &str, refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::Undecodable(why) => undecodable(kind, &why),
+        Refusal::Missing(field) => {
+            let mut errors = FieldErrors::default();
+            errors.required(&field, "");
+            ApiError::invalid(kind, name, errors)
+        }
+    }
 }
 
 fn undecodable(kind: &Kind, why: &str) -> ApiError {

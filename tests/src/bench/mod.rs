@@ -3,6 +3,7 @@
 //! [`measurement`] is the arithmetic, [`table`] what a person reads; the other rooms measure.
 
 mod agent;
+mod apiserver;
 mod cpu;
 mod measurement;
 mod nftables;
@@ -44,6 +45,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(agent::GROUP, &options.only) {
         eprintln!("what an agent needs for the largest federation");
         measured.extend(agent::measure().await.context("measure an agent of a large federation")?);
+    }
+    if wanted(apiserver::GROUP, &options.only) {
+        eprintln!("what the embedded Federation API costs at size");
+        measured.extend(apiserver::measure().await.context("measure the embedded Federation API")?);
     }
     if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);

@@ -11,8 +11,14 @@ use super::server::{JSON, SERVICES, Server, send, service};
 #[tokio::test]
 async fn a_stranger_is_unauthorized_and_a_reader_may_not_write() {
     let server = Server::start();
-    let refusal = send(&server.stranger().await, Method::GET, SERVICES, JSON, &Value::Null).await;
-    assert_eq!((refusal.code, refusal.message()), (401, "Unauthorized"));
+    for client in [server.stranger().await, server.nobody().await] {
+        for (method, path) in
+            [(Method::GET, SERVICES), (Method::POST, SERVICES), (Method::GET, "/openapi/v2")]
+        {
+            let refusal = send(&client, method, path, JSON, &service("web")).await;
+            assert_eq!((refusal.code, refusal.message()), (401, "Unauthorized"), "{path}");
+        }
+    }
 
     let reader = server.reader().await;
     assert_eq!(send(&reader, Method::GET, SERVICES, JSON, &Value::Null).await.code, 200);

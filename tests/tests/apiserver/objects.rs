@@ -57,8 +57,19 @@ async fn a_dry_run_answers_and_leaves_nothing() {
     let server = Server::start();
     let client = server.client().await;
     let path = format!("{SERVICES}?dryRun=All");
-    send(&client, Method::POST, &path, JSON, &service("web")).await.expect(201);
+    let would = send(&client, Method::POST, &path, JSON, &service("web")).await.expect(201);
+    assert_eq!(would["metadata"].get("resourceVersion"), None, "there is no version of it");
     send(&client, Method::GET, &format!("{SERVICES}/web"), JSON, &Value::Null).await.expect(404);
+
+    let made = send(&client, Method::POST, SERVICES, JSON, &service("web")).await.expect(201);
+    let path = format!("{SERVICES}/web?dryRun=All");
+    let patch = json!({ "spec": { "selector": { "app": "other" } } });
+    let would = send(&client, Method::PATCH, &path, MERGE, &patch).await.expect(200);
+    assert_eq!(would["spec"]["selector"], json!({ "app": "other" }));
+    assert_eq!(would["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    send(&client, Method::DELETE, &path, JSON, &Value::Null).await.expect(200);
+    let kept = send(&client, Method::GET, &format!("{SERVICES}/web"), JSON, &Value::Null).await.expect(200);
+    assert_eq!(kept, made);
 }
 
 #[tokio::test]
@@ -251,6 +262,48 @@ async fn lists_select_page_and_cross_namespaces() {
     send(&client, Method::DELETE, &deleted, JSON, &Value::Null).await.expect(200);
     let left = send(&client, Method::GET, SERVICES, JSON, &Value::Null).await.expect(200);
     assert_eq!(names(&left), "b d");
+}
+
+#[tokio::test]
+async fn all_pages_of_a_list_show_the_state_of_the_first() {
+    let server = Server::start();
+    let client = server.client().await;
+    for name in ["a", "c", "e"] {
+        send(&client, Method::POST, SERVICES, JSON, &service(name)).await.expect(201);
+    }
+    let get = async |query: &str| {
+        send(&client, Method::GET, &format!("{SERVICES}?{query}"), JSON, &Value::Null).await
+    };
+    let first = get("limit=1").await.expect(200);
+    let version = first["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+    send(&client, Method::DELETE, &format!("{SERVICES}/c"), JSON, &Value::Null).await.expect(200);
+    send(&client, Method::POST, SERVICES, JSON, &service("d")).await.expect(201);
+    let token = first["metadata"]["continue"].as_str().expect("there is more").to_owned();
+    let token = token.replace('=', "%3D").replace('+', "%2B");
+    let rest = get(&format!("continue={token}")).await.expect(200);
+    assert_eq!(names(&rest), "c e");
+    assert_eq!(rest["metadata"]["resourceVersion"], version.as_str());
+
+    let exact = get(&format!("resourceVersion={version}&resourceVersionMatch=Exact")).await.expect(200);
+    assert_eq!((names(&exact).as_str(), &exact["metadata"]["resourceVersion"]), ("a c e", &json!(version)));
+    let newer =
+        get(&format!("resourceVersion={version}&resourceVersionMatch=NotOlderThan")).await.expect(200);
+    assert_eq!(names(&newer), "a d e");
+    let refusal = get("resourceVersionMatch=Exact").await;
+    assert_eq!(
+        (refusal.code, refusal.message()),
+        (
+            422,
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is \
+             forbidden unless resourceVersion is provided"
+        )
+    );
+    // The past does not outlive the process: what was begun before is to be begun anew.
+    let server = Server::start_in(server.terminate());
+    let client = server.client().await;
+    let path = format!("{SERVICES}?continue={token}");
+    let refusal = send(&client, Method::GET, &path, JSON, &Value::Null).await;
+    assert_eq!((refusal.code, &refusal.body["reason"]), (410, &json!("Expired")), "{}", refusal.body);
 }
 
 fn names(list: &Value) -> String {

@@ -70,6 +70,89 @@ async fn json_merge_and_strategic_patches_each_do_what_they_say() {
     }
 }
 
+/// What every way of saying it has to make of an object: everything but who said it, and when.
+fn content(mut object: Value) -> Value {
+    let metadata = object["metadata"].as_object_mut().expect("metadata");
+    metadata.retain(|field, _| ["labels", "annotations"].contains(&field.as_str()));
+    object
+}
+
+#[tokio::test]
+async fn every_language_that_says_the_same_makes_the_same_object() {
+    let server = Server::start();
+    let client = server.client().await;
+    let http = json!({ "name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080 });
+    let dns = json!({ "name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53 });
+    let base = json!({ "labels": { "tier": "back" }, "selector": { "app": "web" }, "ports": [http] });
+    let config = |name: &str, stated: &Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "labels": stated["labels"] },
+            "spec": { "selector": stated["selector"], "ports": stated["ports"] },
+        })
+    };
+    let cases = [
+        (
+            "a label",
+            json!([{ "op": "add", "path": "/metadata/labels/tier", "value": "front" }]),
+            json!({ "metadata": { "labels": { "tier": "front" } } }),
+            json!({ "metadata": { "labels": { "tier": "front" } } }),
+            json!({ "labels": { "tier": "front" }, "selector": { "app": "web" }, "ports": [http] }),
+        ),
+        (
+            "a field of an item",
+            json!([{ "op": "replace", "path": "/spec/ports/0/targetPort", "value": "web" }]),
+            json!({ "spec": { "ports": [{ "name": "http", "port": 80, "targetPort": "web" }] } }),
+            json!({ "spec": { "ports": [{ "port": 80, "targetPort": "web" }] } }),
+            json!({
+                "labels": { "tier": "back" }, "selector": { "app": "web" },
+                "ports": [{ "name": "http", "port": 80, "targetPort": "web" }],
+            }),
+        ),
+        (
+            "a new item",
+            json!([{ "op": "add", "path": "/spec/ports/-", "value": dns }]),
+            json!({ "spec": { "ports": [http, dns] } }),
+            json!({ "spec": { "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }] } }),
+            json!({ "labels": { "tier": "back" }, "selector": { "app": "web" }, "ports": [http, dns] }),
+        ),
+        (
+            "something away",
+            json!([{ "op": "remove", "path": "/spec/selector" }, { "op": "remove", "path": "/metadata/labels" }]),
+            json!({ "spec": { "selector": null }, "metadata": { "labels": null } }),
+            json!({ "spec": { "selector": null }, "metadata": { "labels": null } }),
+            json!({ "ports": [http] }),
+        ),
+    ];
+    for (number, (what, operations, merge, strategic, stated)) in cases.into_iter().enumerate() {
+        let mut made = Vec::new();
+        for (language, patch) in [
+            (JSON_PATCH, operations),
+            (MERGE, merge),
+            (STRATEGIC, strategic),
+            (APPLY, Value::Null),
+            (JSON, Value::Null),
+        ] {
+            let sort =
+                language.rsplit('/').next().unwrap_or_default().split(['-', '+']).next().unwrap_or_default();
+            let name = format!("{sort}-{number}{}", u8::from(language == JSON));
+            let path = format!("{SERVICES}/{name}?fieldManager=one");
+            let first = send(&client, Method::PATCH, &path, APPLY, &config(&name, &base)).await.expect(201);
+            let changed = if language == JSON {
+                let mut whole = config(&name, &stated);
+                whole["metadata"]["resourceVersion"] = first["metadata"]["resourceVersion"].clone();
+                send(&client, Method::PUT, &path, JSON, &whole).await
+            } else {
+                let patch = if language == APPLY { config(&name, &stated) } else { patch };
+                send(&client, Method::PATCH, &path, language, &patch).await
+            };
+            made.push((language, content(changed.expect(200))));
+        }
+        for (language, object) in &made {
+            assert_eq!(*object, made[0].1, "{what} by {language} and by {}", made[0].0);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_patch_that_does_not_fit_is_refused() {
     let server = Server::start();

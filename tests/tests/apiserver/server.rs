@@ -136,10 +136,21 @@ impl Server {
 
     /// A client with another token.
     pub async fn stranger(&self) -> Client {
+        self.client_with("guessed").await
+    }
+
+    /// A client that says nothing of who it is.
+    pub async fn nobody(&self) -> Client {
+        self.client_with("null").await
+    }
+
+    async fn client_with(&self, token: &str) -> Client {
         let kubeconfig = fs::read_to_string(self.path("admin.conf")).expect("a kubeconfig");
-        let token = fs::read_to_string(self.path("data/admin.token")).expect("a token");
-        fs::write(self.path("stranger.conf"), kubeconfig.replace(&token, "guessed")).expect("write");
-        from_kubeconfig(&self.path("stranger.conf")).await.expect("a client")
+        let known = fs::read_to_string(self.path("data/admin.token")).expect("a token");
+        assert!(kubeconfig.contains(&known), "the kubeconfig has the token");
+        let path = self.path("other.conf");
+        fs::write(&path, kubeconfig.replace(&known, token)).expect("write");
+        from_kubeconfig(&path).await.expect("a client")
     }
 
     /// Ends the process as a person does; it must end well.
@@ -166,24 +177,36 @@ impl Server {
         std::mem::replace(&mut self.directory, empty)
     }
 
-    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
-        use std::io::Write as _;
+    /// A kubectl of this server, whatever else the person who runs the test has set up.
+    pub fn kubectl_command(&self) -> Command {
         let mut kubectl = Command::new("kubectl");
-        kubectl.env("KUBECONFIG", self.path("admin.conf")).env("HOME", self.directory.path()).args(arguments);
-        let piped = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut kubectl = piped.expect("run kubectl");
-        kubectl.stdin.take().expect("piped").write_all(input.as_bytes()).expect("write to kubectl");
-        kubectl.wait_with_output().expect("wait for kubectl")
+        kubectl.env("KUBECONFIG", self.path("admin.conf")).env("HOME", self.directory.path());
+        kubectl
+    }
+
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
+        run_with_input(self.kubectl_command().args(arguments), input)
     }
 
     /// The path of a kubectl whose output is read while it runs.
     pub fn kubectl_lines(&self, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
-        let mut kubectl = Command::new("kubectl");
-        kubectl.env("KUBECONFIG", self.path("admin.conf")).env("HOME", self.directory.path()).args(arguments);
-        let mut kubectl = kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("run kubectl");
+        let mut kubectl = self.kubectl_command();
+        let kubectl = kubectl.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut kubectl = kubectl.expect("run kubectl");
         let lines = BufReader::new(kubectl.stdout.take().expect("piped"));
         (kubectl, lines)
     }
+}
+
+/// Runs a program to its end.
+pub fn run_with_input(command: &mut Command, input: &str) -> Output {
+    use std::io::Write as _;
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut process =
+        piped.unwrap_or_else(|error| panic!("run {}: {error}", command.get_program().display()));
+    // One that ends without reading has said why.
+    drop(process.stdin.take().expect("piped").write_all(input.as_bytes()));
+    process.wait_with_output().expect("wait for the program")
 }
 
 impl Drop for Server {

@@ -78,6 +78,20 @@ async fn a_selecting_watch_sees_objects_come_and_go_as_they_match() {
 }
 
 #[tokio::test]
+async fn a_watch_of_one_object_tells_of_no_other() {
+    let server = Server::start();
+    let client = server.client().await;
+    for name in ["a", "b"] {
+        send(&client, Method::POST, SERVICES, JSON, &service(name)).await.expect(201);
+    }
+    let request = Request::get(format!("{SERVICES}/a?watch=1&timeoutSeconds=1")).body(Vec::new());
+    let lines = client.request_stream(request.expect("a request")).await.expect("a watch").lines();
+    let events = lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("an event")).collect();
+    let events: Vec<Value> = timeout(DEADLINE, events).await.expect("the watch ends by itself");
+    assert_eq!(summary(&events), ["ADDED a"]);
+}
+
+#[tokio::test]
 async fn bookmarks_mark_progress_and_the_end_of_what_there_was() {
     let server = Server::start();
     let client = server.client().await;

@@ -28,8 +28,12 @@ pub struct Admitted {
 }
 
 /// Why an object is not even of its kind.
-#[derive(Debug)]
-pub struct Refusal(pub String);
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Undecodable(String),
+    /// The field with this path is required, and not there.
+    Missing(String),
+}
 
 /// The [`Admit`] of a type.
 pub fn admit<T: Admission>(object: &Value, old: Option<&Value>) -> Result<Admitted, Refusal> {
@@ -45,7 +49,7 @@ pub fn admit<T: Admission>(object: &Value, old: Option<&Value>) -> Result<Admitt
     typed.set_defaults(old.as_ref());
     let mut faults = FieldErrors::default();
     typed.validate(old.as_ref(), &mut faults);
-    let object = serde_json::to_value(&typed).map_err(|error| Refusal(error.to_string()))?;
+    let object = serde_json::to_value(&typed).map_err(|error| Refusal::Undecodable(error.to_string()))?;
     Ok(Admitted { object, unknown_fields, faults })
 }
 
@@ -54,7 +58,14 @@ fn decode<T: DeserializeOwned>(object: &Value, mut unknown: impl FnMut(String)) 
     let deserializer = serde_path_to_error::Deserializer::new(object, &mut track);
     let decoded =
         serde_ignored::deserialize(deserializer, |path| unknown(bracket_indices(&path.to_string())));
-    decoded.map_err(|error| Refusal(format!("{}: {error}", track.path())))
+    decoded.map_err(|error| {
+        let (path, error) = (track.path().to_string(), error.to_string());
+        match error.strip_prefix("missing field `").and_then(|name| name.strip_suffix('`')) {
+            Some(name) if path == "." => Refusal::Missing(name.to_owned()),
+            Some(name) => Refusal::Missing(format!("{path}.{name}")),
+            None => Refusal::Undecodable(format!("{path}: {error}")),
+        }
+    })
 }
 
 /// `spec.ports.0.nam` as kube-apiserver writes it: `spec.ports[0].nam`.
@@ -72,4 +83,34 @@ fn bracket_indices(path: &str) -> String {
         }
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::Cluster;
+
+    #[test]
+    fn what_is_required_and_missing_is_named_by_its_path() {
+        let cases = [
+            (json!({ "metadata": { "name": "one" } }), Refusal::Missing("spec".to_owned())),
+            (
+                json!({ "metadata": { "name": "one" }, "spec": { "server": "https://192.0.2.1" } }),
+                Refusal::Missing("spec.credentialsRef".to_owned()),
+            ),
+            (
+                json!({ "metadata": { "name": "one" }, "spec": { "server": "https://192.0.2.1", "credentialsRef": {} } }),
+                Refusal::Missing("spec.credentialsRef.name".to_owned()),
+            ),
+        ];
+        for (object, expected) in cases {
+            assert_eq!(
+                admit::<Cluster>(&object, None).expect_err("it lacks something"),
+                expected,
+                "{object}"
+            );
+        }
+    }
 }

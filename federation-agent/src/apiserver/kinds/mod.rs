@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Secret, Serv
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use schemars::{Schema, SchemaGenerator};
 
-pub use admission::{Admission, Admit, admit};
+pub use admission::{Admission, Admit, Refusal, admit};
 
 use super::table::{self, Columns};
 use super::validate::names;

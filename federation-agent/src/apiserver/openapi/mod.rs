@@ -1,6 +1,7 @@
 //! The schemas of the kinds, for clients that check before they send.
 
 mod protobuf;
+mod simplify;
 
 use std::sync::{Arc, LazyLock};
 
@@ -113,6 +114,7 @@ fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value
             }
         }
     }
+    schemas.values_mut().for_each(simplify::simplify);
     schemas
 }
 

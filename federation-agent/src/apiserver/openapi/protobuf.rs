@@ -1,5 +1,6 @@
 //! The `OpenAPI` v2 document in Protocol Buffers (`openapi.v2.Document` of gnostic), as clients up to 1.2x require it.
-//! Only the definitions: they are what those clients check objects with.
+//! Only what those clients look up: the definitions, with which they check objects, and the query parameters of each
+//! PATCH, by which they find out whether a kind has dry runs.
 
 use serde_json::{Map, Value};
 
@@ -15,8 +16,32 @@ pub fn encode(document: &Value) -> Vec<u8> {
     Writer::default()
         .text(1, &text(document, "swagger"))
         .message(2, &info)
+        .message(8, &paths(document))
         .message(9, &definitions)
         .into_bytes()
+}
+
+fn paths(document: &Value) -> Writer {
+    let paths = document.get("paths").and_then(Value::as_object).into_iter().flatten();
+    paths.fold(Writer::default(), |all, (path, item)| match item.get("patch") {
+        Some(patch) => {
+            let item = Writer::default().message(8, &operation(patch));
+            all.message(2, &Writer::default().text(1, path).message(2, &item))
+        }
+        None => all,
+    })
+}
+
+fn operation(operation: &Value) -> Writer {
+    let parameters = operation.get("parameters").and_then(Value::as_array).into_iter().flatten();
+    let names = parameters.filter_map(|parameter| parameter.get("name")?.as_str());
+    let written = names.fold(Writer::default(), |written, name| {
+        let query = Writer::default().text(2, "query").text(4, name).text(6, "string");
+        // Each level of gnostic's choices: an item, no reference; not in the body; in the query.
+        let choice = Writer::default().message(2, &Writer::default().message(3, &query));
+        written.message(8, &Writer::default().message(1, &choice))
+    });
+    extensions(operation).fold(written, |written, extension| written.message(13, &extension))
 }
 
 fn named_schemas(schemas: &Map<String, Value>) -> Writer {
@@ -55,10 +80,14 @@ fn schema(value: &Value) -> Writer {
     if let Some(properties) = value.get("properties").and_then(Value::as_object) {
         schema = schema.message(25, &named_schemas(properties));
     }
+    extensions(value).fold(schema, |schema, extension| schema.message(31, &extension))
+}
+
+fn extensions(value: &Value) -> impl Iterator<Item = Writer> {
     let extensions = value.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-"));
-    extensions.fold(schema, |schema, (name, value)| {
+    extensions.map(|(name, value)| {
         // Any: the value as YAML, of which JSON is a part.
         let any = Writer::default().text(2, &value.to_string());
-        schema.message(31, &Writer::default().text(1, name).message(2, &any))
+        Writer::default().text(1, name).message(2, &any)
     })
 }

@@ -77,3 +77,6 @@ fn apply_operations(object: &mut Value, patch: &json_patch::Patch) -> Result<(),
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -286,6 +286,73 @@ mod tests {
         assert_eq!(object["data"], json!({ "token": "/wA=", "nothing": "" }));
     }
 
+    /// A field that holds a number.
+    fn number(field: u8, value: &[u8]) -> Vec<u8> {
+        [&[field << 3][..], value].concat()
+    }
+
+    #[test]
+    fn each_sort_of_field_becomes_what_it_is_in_json() {
+        let raw = |parts: &[Vec<u8>]| Writer::default().bytes(1, &parts.concat());
+        let pair = |key: &str, value: &[u8]| Writer::default().text(1, key).bytes(2, value);
+        let seconds = number(1, &[0x80, 0xf2, 0xd6, 0xca, 0x06]);
+        let owner = Writer::default().text(1, "ConfigMap").text(3, "a").text(4, "u").text(5, "v1");
+        let owner = [owner.into_bytes(), number(6, &[1]), number(7, &[0])].concat();
+        let metadata = Writer::default()
+            .text(2, "web-")
+            .bytes(8, &seconds)
+            .bytes(13, &owner)
+            .text(14, "example.com/hold")
+            .text(14, "example.com/late");
+        let negative = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        let cases = [
+            (
+                "Namespace",
+                Writer::default().message(1, &metadata),
+                json!({ "metadata": {
+                    "generateName": "web-",
+                    "creationTimestamp": "2026-01-01T00:00:00Z",
+                    "ownerReferences": [{
+                        "kind": "ConfigMap", "name": "a", "uid": "u", "apiVersion": "v1",
+                        "controller": true, "blockOwnerDeletion": false,
+                    }],
+                    "finalizers": ["example.com/hold", "example.com/late"],
+                } }),
+            ),
+            (
+                "ConfigMap",
+                Writer::default().message(2, &pair("text", b"a b")).message(3, &pair("bytes", &[0xff])),
+                json!({ "data": { "text": "a b" }, "binaryData": { "bytes": "/w==" } }),
+            ),
+            (
+                "Secret",
+                Writer::default().text(3, "Opaque").message(4, &pair("token", b"x")),
+                json!({ "type": "Opaque", "stringData": { "token": "x" } }),
+            ),
+            (
+                "DeleteOptions",
+                Writer::default()
+                    .message(2, &Writer::default().text(1, "u").text(2, "7"))
+                    .text(4, "Foreground")
+                    .text(5, "All"),
+                json!({
+                    "preconditions": { "uid": "u", "resourceVersion": "7" },
+                    "propagationPolicy": "Foreground", "dryRun": ["All"],
+                }),
+            ),
+            (
+                "Service",
+                Writer::default().message(2, &raw(&[number(3, &negative), number(5, &[0])])),
+                json!({ "spec": { "ports": [{ "port": -1 }] } }),
+            ),
+        ];
+        for (kind, message, mut expected) in cases {
+            expected["apiVersion"] = "v1".into();
+            expected["kind"] = kind.into();
+            assert_eq!(decode_object(&envelope(kind, &message)), Ok(Some(expected)), "{kind}");
+        }
+    }
+
     #[test]
     fn other_kinds_are_none_and_other_bytes_are_malformed() {
         assert_eq!(decode_object(&envelope("Pod", &Writer::default())), Ok(None));

@@ -11,6 +11,7 @@ use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition,
 };
 use serde_json::Value;
+use tracing::info;
 
 use super::{Change, ChangeKind, Key, Stored};
 use crate::apiserver::kinds;
@@ -24,6 +25,8 @@ const FORMAT: &str = "format";
 const CURRENT_FORMAT: u64 = 1;
 /// Readers are served from memory: the file's own cache only has to hold what commits touch.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// A file may be this much longer than twice its content before it is worth the time to compact it.
+const SLACK_BYTES: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Disk {
     database: Database,
@@ -41,11 +44,16 @@ impl Disk {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.with_context(|| format!("open the store {}", path.display()))?;
+        let length = file.metadata().with_context(|| format!("look at the store {}", path.display()))?.len();
         let database = FileBackend::new(file)
             .and_then(|backend| builder.create_with_backend(backend))
             .map_err(|error| explain(error, path))?;
-        let disk = Self { database };
+        let mut disk = Self { database };
         let contents = disk.read().with_context(|| damaged(path))?;
+        if length > 2 * contents.bytes() + SLACK_BYTES {
+            info!("compacting the store {}", path.display());
+            disk.database.compact().with_context(|| damaged(path))?;
+        }
         Ok((disk, contents))
     }
 
@@ -97,6 +105,12 @@ impl Disk {
         }
         write.commit()?;
         Ok(())
+    }
+}
+
+impl Contents {
+    fn bytes(&self) -> u64 {
+        self.objects.iter().map(|(_, stored)| stored.text.len() as u64).sum()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The recent changes of each kind, for watchers: a bounded ring that each watcher reads at its own pace.
 //!
-//! A watcher that falls further behind than the ring is long is told so and lists again; it never slows a writer.
+//! A watcher that falls further behind than the ring is long is told so and lists again; it never slows a writer. How
+//! long the ring is depends on how large the objects are, so that no kind can fill the memory with its past.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock};
@@ -9,8 +10,19 @@ use tokio::sync::watch;
 
 use super::{Key, State, Stored, read};
 
-/// Changes of one kind that are kept.
-const LENGTH: usize = 10_000;
+/// How much of the past of one kind is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub changes: usize,
+    /// Of the changed objects' text; the newest change is kept whatever its size.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { changes: 10_000, bytes: 32 * 1024 * 1024 }
+    }
+}
 
 #[derive(Debug)]
 pub struct Change {
@@ -37,6 +49,8 @@ pub struct Compacted {
 
 pub(super) struct History {
     changes: VecDeque<Arc<Change>>,
+    bytes: usize,
+    limits: Limits,
     /// Every change after this revision is in `changes`.
     floor: u64,
     /// Carries the revision of the newest change.
@@ -52,17 +66,24 @@ pub struct Subscription {
 }
 
 impl History {
-    pub(super) fn starting_at(revision: u64) -> Self {
-        Self { changes: VecDeque::new(), floor: revision, wake: watch::Sender::new(revision) }
+    pub(super) fn starting_at(revision: u64, limits: Limits) -> Self {
+        let (changes, wake) = (VecDeque::new(), watch::Sender::new(revision));
+        Self { changes, bytes: 0, limits, floor: revision, wake }
     }
 
     pub(super) fn push(&mut self, change: Arc<Change>) {
-        if self.changes.len() == LENGTH
+        self.bytes += change.now.text.len();
+        self.changes.push_back(change);
+        let exceeds = |history: &Self| {
+            history.changes.len() > history.limits.changes || history.bytes > history.limits.bytes
+        };
+        while self.changes.len() > 1
+            && exceeds(self)
             && let Some(oldest) = self.changes.pop_front()
         {
+            self.bytes -= oldest.now.text.len();
             self.floor = oldest.now.revision;
         }
-        self.changes.push_back(change);
     }
 
     /// Tells the watchers, once for any number of changes; those of other kinds sleep on.
@@ -75,7 +96,10 @@ impl History {
         if revision < self.floor { Err(Compacted { asked: revision, oldest: self.floor }) } else { Ok(()) }
     }
 
-    fn after(&self, revision: u64) -> Result<impl Iterator<Item = &Arc<Change>>, Compacted> {
+    pub(super) fn after(
+        &self,
+        revision: u64,
+    ) -> Result<impl DoubleEndedIterator<Item = &Arc<Change>>, Compacted> {
         self.check(revision)?;
         let start = self.changes.partition_point(|change| change.now.revision <= revision);
         Ok(self.changes.range(start..))
@@ -146,15 +170,35 @@ mod tests {
 
     #[test]
     fn a_reader_that_fell_behind_the_ring_is_told_so() {
-        let mut history = History::starting_at(5);
-        let last = 5 + LENGTH as u64 + 2;
-        for revision in 6..=last {
-            let now = Arc::new(Stored { revision, object: Value::Null, text: bytes::Bytes::new() });
-            let key = Key { resource: "configmaps".into(), namespace: String::new(), name: String::new() };
-            history.push(Arc::new(Change { key, kind: ChangeKind::Added, now, before: None }));
+        let cases = [
+            ("by number", Limits { changes: 3, bytes: usize::MAX }),
+            ("by size", Limits { changes: usize::MAX, bytes: 35 }),
+            ("one more than fits", Limits { changes: usize::MAX, bytes: 39 }),
+        ];
+        for (case, limits) in cases {
+            let mut history = History::starting_at(5, limits);
+            for revision in 6..=10 {
+                history.push(change(revision, 10));
+            }
+            assert_eq!(history.after(6).err(), Some(Compacted { asked: 6, oldest: 7 }), "{case}");
+            let revisions: Vec<_> =
+                history.after(7).expect("known").map(|change| change.now.revision).collect();
+            assert_eq!(revisions, [8, 9, 10], "{case}");
         }
-        assert_eq!(history.after(6).err(), Some(Compacted { asked: 6, oldest: 7 }));
-        let revisions: Vec<_> = history.after(7).expect("known").map(|change| change.now.revision).collect();
-        assert_eq!(revisions, (8..=last).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_newest_change_is_kept_however_large_it_is() {
+        let mut history = History::starting_at(5, Limits { changes: 10, bytes: 1 });
+        history.push(change(6, 10));
+        history.push(change(7, 10));
+        let revisions: Vec<_> = history.after(6).expect("known").map(|change| change.now.revision).collect();
+        assert_eq!(revisions, [7]);
+    }
+
+    fn change(revision: u64, bytes: usize) -> Arc<Change> {
+        let now = Arc::new(Stored { revision, object: Value::Null, text: vec![b' '; bytes].into() });
+        let key = Key { resource: "configmaps".into(), namespace: String::new(), name: String::new() };
+        Arc::new(Change { key, kind: ChangeKind::Added, now, before: None })
     }
 }

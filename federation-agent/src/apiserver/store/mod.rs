@@ -5,6 +5,7 @@
 
 mod disk;
 mod history;
+mod owners;
 mod transaction;
 mod writer;
 
@@ -17,12 +18,13 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-pub use history::{Change, ChangeKind, Compacted, Subscription};
+pub use history::{Change, ChangeKind, Compacted, Limits, Subscription};
 pub use transaction::Transaction;
 
 use super::kinds::{self, Kind};
 use super::status::ApiError;
 use history::History;
+use owners::Owners;
 
 /// Where an object lives. Orders as lists do: by namespace, then by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +50,7 @@ struct State {
     /// The revision of the last change that is durable.
     revision: u64,
     objects: BTreeMap<Key, Arc<Stored>>,
+    owners: Owners,
     histories: BTreeMap<Arc<str>, History>,
 }
 
@@ -77,14 +80,23 @@ impl Key {
 impl Store {
     /// Opens the file below `data_dir`, or makes it. The receiver resolves when the writing thread has ended.
     pub fn open(data_dir: &Path) -> Result<(Self, oneshot::Receiver<()>)> {
+        Self::open_within(data_dir, Limits::default())
+    }
+
+    /// As [`Self::open`], with as much of the past as `limits` allow.
+    pub fn open_within(data_dir: &Path, limits: Limits) -> Result<(Self, oneshot::Receiver<()>)> {
         let (disk, contents) = disk::Disk::open(&data_dir.join("store.redb"))?;
         let revision = contents.revision;
         let histories = kinds::KINDS
             .iter()
-            .map(|kind| (kind.qualified().into(), History::starting_at(revision)))
+            .map(|kind| (kind.qualified().into(), History::starting_at(revision, limits)))
             .collect();
-        let objects = contents.objects.into_iter().collect();
-        let state = Arc::new(RwLock::new(State { revision, objects, histories }));
+        let objects: BTreeMap<_, _> = contents.objects.into_iter().collect();
+        let mut owners = Owners::default();
+        for (key, stored) in &objects {
+            owners.update(key, None, Some(&stored.object));
+        }
+        let state = Arc::new(RwLock::new(State { revision, objects, owners, histories }));
         let (jobs, queue) = mpsc::channel(writer::QUEUE);
         let (ended, end) = oneshot::channel();
         let writer = writer::Writer::new(disk, Arc::clone(&state));
@@ -136,6 +148,30 @@ impl Store {
         let found = state.range(&resource, namespace);
         let objects = found.map(|(key, stored)| (key.clone(), Arc::clone(stored))).collect();
         Snapshot { revision: state.revision, objects }
+    }
+
+    /// As [`Self::list`] was at `revision`: what has changed since is taken back, as far as that is known.
+    pub fn list_at(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        revision: u64,
+    ) -> Result<Snapshot, Compacted> {
+        let state = self.read();
+        let resource: Arc<str> = kind.qualified().into();
+        let unknown = Compacted { asked: revision, oldest: state.revision };
+        let history = state.histories.get(&resource).filter(|_| revision <= state.revision).ok_or(unknown)?;
+        let found = state.range(&resource, namespace);
+        let mut objects: BTreeMap<_, _> =
+            found.map(|(key, stored)| (key.clone(), Arc::clone(stored))).collect();
+        let is_wanted = |key: &Key| namespace.is_none_or(|namespace| key.namespace == namespace);
+        for change in history.after(revision)?.rev().filter(|change| is_wanted(&change.key)) {
+            match &change.before {
+                Some(before) => drop(objects.insert(change.key.clone(), Arc::clone(before))),
+                None => drop(objects.remove(&change.key)),
+            }
+        }
+        Ok(Snapshot { revision, objects: objects.into_iter().collect() })
     }
 
     /// The changes of a kind after `revision`.
@@ -218,6 +254,67 @@ mod tests {
             .map(|(name, object)| (name, object["data"]["value"].clone()))
             .collect();
         assert_eq!(names, [("kept".to_owned(), json!("1"))]);
+    }
+
+    #[tokio::test]
+    async fn a_list_can_be_had_as_it_was() {
+        let directory = TempDir::new().expect("a directory");
+        let limits = Limits { changes: 4, ..Limits::default() };
+        let (store, _end) = Store::open_within(directory.path(), limits).expect("open");
+        let mut then = vec![(store.revision(), contents(&store))];
+        for (name, data) in [("a", 1), ("b", 1), ("a", 2), ("c", 1)] {
+            store
+                .write(move |transaction| Ok(transaction.put(key(name), object(name, data))))
+                .await
+                .expect("write");
+            then.push((store.revision(), contents(&store)));
+        }
+        store.write(|transaction| Ok(transaction.remove(key("b"), object("b", 1)))).await.expect("write");
+        then.push((store.revision(), contents(&store)));
+        for (revision, expected) in &then[1..] {
+            let snapshot = store.list_at(&CONFIG_MAP, Some("default"), *revision).expect("it is known");
+            let listed: BTreeMap<_, _> =
+                snapshot.objects.into_iter().map(|(key, stored)| (key.name, stored.object.clone())).collect();
+            assert_eq!((snapshot.revision, &listed), (*revision, expected));
+        }
+        let forgotten = store.list_at(&CONFIG_MAP, Some("default"), then[0].0).err();
+        assert_eq!(forgotten, Some(Compacted { asked: 0, oldest: 1 }));
+        let future = store.revision() + 1;
+        assert!(store.list_at(&CONFIG_MAP, Some("default"), future).is_err(), "what is to come is not known");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_has_become_mostly_empty_shrinks_at_the_next_start() {
+        let directory = TempDir::new().expect("a directory");
+        let length = || std::fs::metadata(directory.path().join("store.redb")).expect("a file").len();
+        let (store, end) = Store::open(directory.path()).expect("open");
+        let large = |number: u32| {
+            let mut object = object("large", 0);
+            object["data"]["filler"] = number.to_string().repeat(20_000).into();
+            object
+        };
+        let fill = store.write(move |transaction| {
+            for number in 0..1_000 {
+                transaction.put(key(&format!("map-{number}")), large(number));
+            }
+            Ok(())
+        });
+        fill.await.expect("write");
+        let empty = store.write(|transaction| {
+            for number in 1..1_000 {
+                transaction.remove(key(&format!("map-{number}")), Value::Null);
+            }
+            Ok(())
+        });
+        empty.await.expect("write");
+        let kept = contents(&store);
+        drop(store);
+        end.await.expect_err("the writing thread ends without a word");
+        let before = length();
+        let (store, _end) = Store::open(directory.path()).expect("open again");
+        assert!(length() * 2 < before, "{before} bytes became {}", length());
+        assert_eq!(contents(&store), kept);
+        store.write(|transaction| Ok(transaction.put(key("new"), object("new", 1)))).await.expect("write");
     }
 
     #[derive(Clone, Debug)]

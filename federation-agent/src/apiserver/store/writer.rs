@@ -63,7 +63,10 @@ fn publish(state: &RwLock<State>, batch: Batch) {
     let mut state = state.write().unwrap_or_else(std::sync::PoisonError::into_inner);
     state.revision = batch.revision;
     for change in batch.changes {
-        if change.kind == ChangeKind::Deleted {
+        let is_deleted = change.kind == ChangeKind::Deleted;
+        let before = change.before.as_ref().map(|before| &before.object);
+        state.owners.update(&change.key, before, (!is_deleted).then_some(&change.now.object));
+        if is_deleted {
             state.objects.remove(&change.key);
         } else {
             state.objects.insert(change.key.clone(), Arc::clone(&change.now));

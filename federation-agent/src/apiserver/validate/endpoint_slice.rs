@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointSlice, ForZone};
 
 use super::names;
 use crate::apiserver::kinds::Admission;
@@ -14,6 +14,7 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const MOST_ENDPOINTS: usize = 1_000;
 const MOST_ADDRESSES: usize = 100;
 const MOST_PORTS: usize = 20_000;
+const MOST_ZONE_HINTS: usize = 8;
 
 impl Admission for EndpointSlice {
     fn set_defaults(&mut self, _old: Option<&Self>) {
@@ -61,6 +62,15 @@ impl Parts for EndpointSlice {
                     errors.invalid(&format!("{field}[{number}]"), address.as_str(), &wrong);
                 }
             }
+            let mut name = |field: &str, name: Option<&String>, rule: names::Rule| {
+                if let Some((name, wrong)) = name.and_then(|name| Some((name, rule(name)?))) {
+                    errors.invalid(&format!("endpoints[{index}].{field}"), name.as_str(), &wrong);
+                }
+            };
+            name("nodeName", endpoint.node_name.as_ref(), names::dns_subdomain);
+            name("hostname", endpoint.hostname.as_ref(), names::dns_label);
+            let zones = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref());
+            zone_hints(zones.unwrap_or_default(), &format!("endpoints[{index}].hints.forZones"), errors);
         }
     }
 
@@ -94,7 +104,24 @@ impl Parts for EndpointSlice {
     }
 }
 
-/// What kube-apiserver says about an endpoint's address: another family, or one that no packet should be sent to.
+fn zone_hints(zones: &[ForZone], field: &str, errors: &mut FieldErrors) {
+    if zones.len() > MOST_ZONE_HINTS {
+        errors.too_many(field, zones.len(), MOST_ZONE_HINTS);
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, zone) in zones.iter().enumerate() {
+        let field = format!("{field}[{index}].name");
+        if !seen.insert(&zone.name) {
+            errors.duplicate(&field, zone.name.as_str());
+        }
+        if let Some(wrong) = names::label_value(&zone.name) {
+            errors.invalid(&field, zone.name.as_str(), &wrong);
+        }
+    }
+}
+
+/// What kube-apiserver says about an endpoint's address: another family, or one of a special kind.
 fn wrong_address(address_type: &str, address: &str) -> Option<String> {
     let ip = address.parse::<IpAddr>().ok();
     let (ip, wanted) = match address_type {
@@ -103,7 +130,14 @@ fn wrong_address(address_type: &str, address: &str) -> Option<String> {
         "FQDN" => return names::dns_subdomain(address.trim_end_matches('.')),
         _ => return None,
     };
-    let Some(ip) = ip else { return Some(wanted.to_owned()) };
+    match ip {
+        Some(ip) => special_address(ip),
+        None => Some(wanted.to_owned()),
+    }
+}
+
+/// What kube-apiserver says about an address that no packet from elsewhere should be sent to.
+pub(super) fn special_address(ip: IpAddr) -> Option<String> {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -112,14 +146,16 @@ fn wrong_address(address_type: &str, address: &str) -> Option<String> {
         IpAddr::V4(ip) => ip.octets()[..3] == [224, 0, 0],
         IpAddr::V6(ip) => ip.segments()[0] == 0xff02,
     };
-    if ip.is_unspecified() {
-        Some(format!("may not be unspecified ({address})"))
+    let range = if ip.is_unspecified() {
+        return Some(format!("may not be unspecified ({ip})"));
     } else if ip.is_loopback() {
-        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
+        "loopback range (127.0.0.0/8, ::1/128)"
     } else if link_local {
-        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
+        "link-local range (169.254.0.0/16, fe80::/10)"
+    } else if link_local_multicast {
+        "link-local multicast range (224.0.0.0/24, ff02::/10)"
     } else {
-        link_local_multicast
-            .then(|| "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
-    }
+        return None;
+    };
+    Some(format!("may not be in the {range}"))
 }

@@ -2,6 +2,10 @@
 
 mod cluster;
 mod endpoint_slice;
+mod exposure;
 pub mod names;
 mod service;
 mod simple;
+
+#[cfg(test)]
+mod tests;

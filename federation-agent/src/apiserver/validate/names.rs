@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::apiserver::garbage;
 use crate::apiserver::object::Object;
 use crate::apiserver::status::FieldErrors;
 
@@ -94,6 +95,11 @@ pub fn label_value(value: &str) -> Option<String> {
 /// The metadata that every kind has.
 pub fn metadata(object: &Value, rule: Rule, errors: &mut FieldErrors) {
     let name = object.name();
+    let prefix = object.meta_str("generateName");
+    // A prefix may end in dashes: the generated name does not.
+    if let Some(wrong) = rule(&format!("{}a", prefix.trim_end_matches('-'))).filter(|_| !prefix.is_empty()) {
+        errors.invalid("metadata.generateName", prefix, &wrong);
+    }
     if name.is_empty() {
         errors.required("metadata.name", "name or generateName is required");
     } else if let Some(wrong) = rule(name) {
@@ -124,9 +130,46 @@ pub fn metadata(object: &Value, rule: Rule, errors: &mut FieldErrors) {
             errors.too_long("metadata.annotations", &detail);
         }
     }
-    for finalizer in object.finalizers() {
+    finalizers(object, errors);
+    owner_references(object, errors);
+}
+
+fn finalizers(object: &Value, errors: &mut FieldErrors) {
+    let finalizers = object.finalizers();
+    for finalizer in &finalizers {
         if let Some(wrong) = qualified_name(finalizer) {
-            errors.invalid("metadata.finalizers", finalizer, &wrong);
+            errors.invalid("metadata.finalizers", *finalizer, &wrong);
+        }
+    }
+    if finalizers.contains(&garbage::ORPHAN) && finalizers.contains(&garbage::FOREGROUND) {
+        let detail = format!("finalizer {} and {} cannot be both set", garbage::ORPHAN, garbage::FOREGROUND);
+        errors.invalid("metadata.finalizers", finalizers, &detail);
+    }
+}
+
+fn owner_references(object: &Value, errors: &mut FieldErrors) {
+    let mut controller: Option<String> = None;
+    for (index, reference) in object.owner_references().iter().enumerate() {
+        let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
+        for (field, what) in [("apiVersion", "version"), ("kind", "kind"), ("name", "name"), ("uid", "uid")] {
+            if text(field).is_empty() {
+                let field = format!("metadata.ownerReferences[{index}].{field}");
+                errors.invalid(&field, "", &format!("{what} must not be empty"));
+            }
+        }
+        if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+            let detail = "/v1, Kind=Event is disallowed from being an owner";
+            errors.invalid(&format!("metadata.ownerReferences[{index}]"), reference.clone(), detail);
+        }
+        if reference.get("controller") == Some(&Value::Bool(true)) {
+            let this = format!("{}/{}", text("kind"), text("name"));
+            if let Some(first) = &controller {
+                let detail = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                );
+                errors.invalid("metadata.ownerReferences", object.owner_references(), &detail);
+            }
+            controller.get_or_insert(this);
         }
     }
 }

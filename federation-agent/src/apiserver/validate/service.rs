@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::names;
+use super::{exposure, names};
 use crate::apiserver::kinds::Admission;
 use crate::apiserver::status::FieldErrors;
 
@@ -29,6 +29,7 @@ impl Admission for Service {
         spec.type_.get_or_insert_with(|| "ClusterIP".to_owned());
         if let Some(old) = old.and_then(|old| old.spec.as_ref()) {
             keep_allocated(spec, old);
+            exposure::drop_what_the_type_lost(spec, old);
         }
         spec.session_affinity.get_or_insert_with(|| "None".to_owned());
         if spec.session_affinity.as_deref() == Some("ClientIP") {
@@ -41,7 +42,7 @@ impl Admission for Service {
         for port in spec.ports.iter_mut().flatten() {
             port.protocol.get_or_insert_with(|| "TCP".to_owned());
             if matches!(&port.target_port, None | Some(IntOrString::Int(0)))
-                && !spec.cluster_ip.is_none_string()
+                && spec.cluster_ip.as_deref() != Some("None")
             {
                 port.target_port = Some(IntOrString::Int(port.port));
             }
@@ -50,12 +51,7 @@ impl Admission for Service {
             return;
         }
         spec.internal_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
-        if is_type(spec, "NodePort") || is_type(spec, "LoadBalancer") {
-            spec.external_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
-        }
-        if is_type(spec, "LoadBalancer") {
-            spec.allocate_load_balancer_node_ports.get_or_insert(true);
-        }
+        exposure::set_defaults(spec);
         let policy = spec.ip_family_policy.get_or_insert_with(|| "SingleStack".to_owned());
         let wanted = if policy == "SingleStack" { 1 } else { 2 };
         let families = spec.ip_families.get_or_insert_default();
@@ -73,8 +69,10 @@ impl Admission for Service {
 
     fn validate(&self, old: Option<&Self>, errors: &mut FieldErrors) {
         let Some(spec) = &self.spec else { return };
-        let headless = spec.cluster_ip.is_none_string();
-        if spec.ports.as_ref().is_none_or(Vec::is_empty) && !headless && !is_type(spec, "ExternalName") {
+        if spec.ports.as_ref().is_none_or(Vec::is_empty)
+            && !is_headless(spec)
+            && !is_type(spec, "ExternalName")
+        {
             errors.required("spec.ports", "");
         }
         one_of("spec.type", spec.type_.as_deref(), &TYPES, errors);
@@ -86,25 +84,13 @@ impl Admission for Service {
             &TRAFFIC_POLICIES,
             errors,
         );
-        one_of(
-            "spec.externalTrafficPolicy",
-            spec.external_traffic_policy.as_deref(),
-            &TRAFFIC_POLICIES,
-            errors,
-        );
         one_of("spec.trafficDistribution", spec.traffic_distribution.as_deref(), &DISTRIBUTIONS, errors);
         affinity(spec, errors);
         families(spec, errors);
         ports(spec.ports.as_deref().unwrap_or_default(), errors);
+        exposure::validate(spec, old.and_then(|old| old.spec.as_ref()), errors);
         if is_type(spec, "ExternalName") {
-            match spec.external_name.as_deref().unwrap_or_default() {
-                "" => errors.required("spec.externalName", ""),
-                name => {
-                    if let Some(wrong) = names::dns_subdomain(name.trim_end_matches('.')) {
-                        errors.invalid("spec.externalName", name, &wrong);
-                    }
-                }
-            }
+            external_name(spec, errors);
         }
         for (key, value) in spec.selector.iter().flatten() {
             if let Some(wrong) = names::qualified_name(key) {
@@ -122,6 +108,18 @@ impl Admission for Service {
 
 /// What was allocated once stays, also where a writer who never saw it leaves it out.
 fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
+    if is_type(spec, "ExternalName") && !is_type(old, "ExternalName") {
+        if spec.cluster_ips == old.cluster_ips {
+            spec.cluster_ip = None;
+            spec.cluster_ips = None;
+        }
+        if spec.ip_families == old.ip_families {
+            spec.ip_families = None;
+        }
+        if spec.ip_family_policy == old.ip_family_policy {
+            spec.ip_family_policy = None;
+        }
+    }
     if is_type(spec, "ExternalName") || is_type(old, "ExternalName") {
         return;
     }
@@ -144,24 +142,37 @@ fn keep_allocated(spec: &mut ServiceSpec, old: &ServiceSpec) {
     }
 }
 
-fn is_type(spec: &ServiceSpec, name: &str) -> bool {
+pub(super) fn is_type(spec: &ServiceSpec, name: &str) -> bool {
     spec.type_.as_deref() == Some(name)
 }
 
-/// `clusterIP: None` makes a Service headless.
-trait ClusterIp {
-    fn is_none_string(&self) -> bool;
+/// `clusterIP: None`
+pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
+    spec.cluster_ip.as_deref() == Some("None")
 }
 
-impl ClusterIp for Option<String> {
-    fn is_none_string(&self) -> bool {
-        self.as_deref() == Some("None")
+pub(super) fn one_of(field: &str, value: Option<&str>, supported: &[&str], errors: &mut FieldErrors) {
+    if let Some(value) = value.filter(|value| !supported.contains(value)) {
+        errors.unsupported(field, value, supported);
     }
 }
 
-fn one_of(field: &str, value: Option<&str>, supported: &[&str], errors: &mut FieldErrors) {
-    if let Some(value) = value.filter(|value| !supported.contains(value)) {
-        errors.unsupported(field, value, supported);
+fn external_name(spec: &ServiceSpec, errors: &mut FieldErrors) {
+    let is_set = [
+        ("clusterIPs", spec.cluster_ips.as_ref().is_some_and(|ips| !ips.is_empty())),
+        ("ipFamilies", spec.ip_families.as_ref().is_some_and(|families| !families.is_empty())),
+        ("ipFamilyPolicy", spec.ip_family_policy.is_some()),
+    ];
+    for (field, _) in is_set.into_iter().filter(|(_, is_set)| *is_set) {
+        errors.forbidden(&format!("spec.{field}"), "may not be set for ExternalName services");
+    }
+    match spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.') {
+        "" => errors.required("spec.externalName", ""),
+        name => {
+            if let Some(wrong) = names::dns_subdomain(name) {
+                errors.invalid("spec.externalName", name, &wrong);
+            }
+        }
     }
 }
 
@@ -220,6 +231,11 @@ fn ports(ports: &[ServicePort], errors: &mut FieldErrors) {
             errors.invalid(&field("port"), port.port, PORT_RANGE);
         }
         one_of(&field("protocol"), port.protocol.as_deref(), &PROTOCOLS, errors);
+        if let Some((protocol, wrong)) =
+            port.app_protocol.as_deref().and_then(|name| Some((name, names::qualified_name(name)?)))
+        {
+            errors.invalid(&field("appProtocol"), protocol, &wrong);
+        }
         match &port.target_port {
             Some(IntOrString::Int(number)) if !(1..=65_535).contains(number) => {
                 errors.invalid(&field("targetPort"), *number, PORT_RANGE);
