@@ -12,5 +12,7 @@ mod objects;
 mod patches;
 #[path = "apiserver/server.rs"]
 mod server;
+#[path = "apiserver/versions.rs"]
+mod versions;
 #[path = "apiserver/watches.rs"]
 mod watches;

@@ -24,6 +24,7 @@ mod store;
 mod table;
 mod tls;
 mod validate;
+mod versions;
 mod watch;
 mod write;
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod endpoint_slice;
+mod mcs;
 pub mod names;
 mod service;
 mod simple;
