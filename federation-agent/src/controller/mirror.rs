@@ -97,7 +97,9 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
         sources.iter().map(|source| mirrored(source, name, rules)).unzip();
     if mcs::is_exported(&service) {
         let names = mcs::port_names(&service, name);
-        desired.iter_mut().for_each(|slice| rename_ports(slice, &names));
+        for slice in &mut desired {
+            rename_ports(slice, &names);
+        }
     }
     if member.note_refused(&key, total(refused.into_iter().flatten()).as_ref()) {
         context.wake_cluster(name);

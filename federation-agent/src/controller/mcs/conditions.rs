@@ -13,7 +13,7 @@ const CONFLICT: &str = "Conflict";
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
     /// It is part of the service that these exports make.
-    Exported(Merged),
+    Exported(Box<Merged>),
     /// Not yet.
     Pending,
     /// It cannot be; with the reason.
@@ -112,6 +112,10 @@ mod tests {
         .expect("a service")
     }
 
+    fn exported(ports: [i32; 2]) -> Standing {
+        Standing::Exported(Box::new(merged(ports)))
+    }
+
     #[test]
     fn each_standing_is_told_in_the_words_of_the_api() {
         let agree = "Conflict=False NoConflicts";
@@ -120,13 +124,13 @@ mod tests {
             (Err(Invalid::ExternalName), vec!["Valid=False InvalidServiceType"]),
             (Ok(Standing::Pending), vec!["Valid=True Valid", "Ready=False Pending"]),
             (Ok(Standing::Failed("no".to_owned())), vec!["Valid=True Valid", "Ready=False Failed"]),
-            (Ok(Standing::Exported(merged([1, 1]))), vec!["Valid=True Valid", "Ready=True Exported", agree]),
+            (Ok(exported([1, 1])), vec!["Valid=True Valid", "Ready=True Exported", agree]),
             (
-                Ok(Standing::Exported(merged([1, 2]))),
+                Ok(exported([1, 2])),
                 vec!["Valid=True Valid", "Ready=True Exported", "Conflict=True PortConflict"],
             ),
             (
-                Ok(Standing::Exported(merged([1, 3]))),
+                Ok(exported([1, 3])),
                 vec!["Valid=True Valid", "Ready=True Exported", "Conflict=True PortConflict,TypeConflict"],
             ),
         ];
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_conflict_says_what_who_won_and_how_many_disagree() {
-        let found = conditions(Ok(Standing::Exported(merged([1, 3]))), &[], None, Timestamp::UNIX_EPOCH);
+        let found = conditions(Ok(exported([1, 3])), &[], None, Timestamp::UNIX_EPOCH);
         let message = &find(&found, CONFLICT).expect("a condition").message;
         let expected = "Conflicting ports. Using the union, and where ports exclude each other those of the oldest \
                         export, in cluster \"europe\". 1/2 clusters disagree. Conflicting type. Using that of the \
@@ -159,7 +163,7 @@ mod tests {
         let second = conditions(Ok(Standing::Pending), &first, Some(2), at(2));
         assert!(say_the_same(&first, &second));
         assert_eq!(first[0].last_transition_time, second[0].last_transition_time);
-        let third = conditions(Ok(Standing::Exported(merged([1, 1]))), &second, Some(2), at(3));
+        let third = conditions(Ok(exported([1, 1])), &second, Some(2), at(3));
         assert!(!say_the_same(&second, &third));
     }
 }

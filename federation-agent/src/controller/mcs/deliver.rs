@@ -114,7 +114,7 @@ fn standing(post: &Post, key: &ServiceKey, export: &super::export::Export) -> St
     let exports = record::record(&service);
     let is_in_place = exports.get(&member.name) == Some(export);
     match (is_in_place.then(|| merge(&exports)).flatten(), context.exports.failure(key)) {
-        (Some(merged), _) => Standing::Exported(merged),
+        (Some(merged), _) => Standing::Exported(Box::new(merged)),
         (None, Some(why)) => Standing::Failed(why),
         (None, None) => Standing::Pending,
     }

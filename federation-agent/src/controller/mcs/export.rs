@@ -89,7 +89,7 @@ impl Export {
     ) -> Result<Self, Invalid> {
         let key = ServiceKey::new(object.namespace().unwrap_or_default(), object.name_any());
         policy.admit(&key)?;
-        let spec = service.ok_or_else(|| Invalid::NoService(key))?.spec.clone().unwrap_or_default();
+        let spec = service.ok_or(Invalid::NoService(key))?.spec.clone().unwrap_or_default();
         if spec.type_.as_deref() == Some("ExternalName") {
             return Err(Invalid::ExternalName);
         }

@@ -37,7 +37,7 @@ pub async fn reconcile(context: &Context, key: &ServiceKey) -> Result<Option<Dur
         service => keep(context, key, service.as_deref(), &exports).await,
     };
     let why = result.as_ref().err().map(ToString::to_string);
-    if context.exports.note_failure(key, why) {
+    if context.exports.note_failure(key, why.as_deref()) {
         context.touch_members(key);
     }
     result.map(|()| None)

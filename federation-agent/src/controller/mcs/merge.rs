@@ -112,7 +112,9 @@ impl Property {
         match self {
             Self::Ports => {
                 let mut ports = [oldest, other].map(|export| export.ports.clone());
-                ports.iter_mut().for_each(|ports| ports.sort());
+                for ports in &mut ports {
+                    ports.sort();
+                }
                 ports[0] != ports[1]
             }
             Self::Type => oldest.headless != other.headless,

@@ -87,13 +87,13 @@ impl Exported {
     }
 
     /// Why the Service cannot be kept, if it cannot. True when that is news.
-    fn note_failure(&self, key: &ServiceKey, why: Option<String>) -> bool {
+    fn note_failure(&self, key: &ServiceKey, why: Option<&str>) -> bool {
         let mut failures = self.lock();
-        let before = match &why {
-            Some(why) => failures.insert(key.clone(), why.clone()),
+        let before = match why {
+            Some(why) => failures.insert(key.clone(), why.to_owned()),
             None => failures.remove(key),
         };
-        before != why
+        before.as_deref() != why
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ServiceKey, String>> {

@@ -146,7 +146,7 @@ mod tests {
         serde_json::from_value(all).expect("exports")
     }
 
-    fn export(second: u8, ports: Value) -> Value {
+    fn export(second: u8, ports: &Value) -> Value {
         json!({ "since": format!("2026-01-01T00:00:0{second}Z"), "ports": ports, "sessionAffinity": "None" })
     }
 
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn what_is_exported_stands_at_the_federation_api_with_its_record() {
         let key = ServiceKey::new("n", "s");
-        let exports = exports(json!({ "a": export(1, json!([tcp(None, 80)])) }));
+        let exports = exports(json!({ "a": export(1, &json!([tcp(None, 80)])) }));
         let service = manifest(&key, &merge(&exports).expect("a service"), &exports);
         assert!(is_exported(&service));
         assert_eq!(record(&service), exports);
@@ -173,9 +173,9 @@ mod tests {
     #[test]
     fn ports_that_clusters_call_differently_meet_under_one_name() {
         let exports = exports(json!({
-            "a": export(1, json!([tcp(None, 80)])),
-            "b": export(2, json!([tcp(Some("web"), 80), tcp(Some("metrics"), 90)])),
-            "c": export(3, json!([tcp(Some("metrics"), 91)])),
+            "a": export(1, &json!([tcp(None, 80)])),
+            "b": export(2, &json!([tcp(Some("web"), 80), tcp(Some("metrics"), 90)])),
+            "c": export(3, &json!([tcp(Some("metrics"), 91)])),
         }));
         let merged = merge(&exports).expect("a service");
         let service = manifest(&ServiceKey::new("n", "s"), &merged, &exports);
@@ -192,9 +192,9 @@ mod tests {
     #[test]
     fn a_service_does_not_turn_headless() {
         let key = ServiceKey::new("n", "s");
-        let mut headless = export(1, json!([]));
+        let mut headless = export(1, &json!([]));
         headless["headless"] = true.into();
-        let [plain, headless] = [export(1, json!([tcp(None, 80)])), headless].map(|export| {
+        let [plain, headless] = [export(1, &json!([tcp(None, 80)])), headless].map(|export| {
             let exports = exports(json!({ "a": export }));
             manifest(&key, &merge(&exports).expect("a service"), &exports)
         });

@@ -79,6 +79,10 @@ pub struct Known {
 }
 
 /// Something that happened in the cluster.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each lives from one poll to the next, and most are the large one"
+)]
 enum Seen {
     Export(Event<DynamicObject>),
     Service(Event<Service>),
@@ -215,13 +219,10 @@ pub async fn follow(post: Arc<Post>) {
     let mut told: Option<String> = None;
     loop {
         let found = timeout(DISCOVERY_TIMEOUT, discover(&member.client)).await;
-        let version = match found {
-            Ok(Ok(version)) => version,
-            // A cluster that does not answer says so on its Cluster; what it exported stands.
-            Ok(Err(_)) | Err(_) => {
-                wait(site).await;
-                continue;
-            }
+        // A cluster that does not answer says so on its Cluster; what it exported stands.
+        let Ok(Ok(version)) = found else {
+            wait(site).await;
+            continue;
         };
         let Some(version) = version else {
             let missing =
@@ -263,8 +264,9 @@ pub async fn follow(post: Arc<Post>) {
                 }
                 Some(Err(error)) => {
                     let reason = chain(&error);
-                    // The definitions went, or others came.
                     if is_missing(&error) {
+                        // The definitions went, or others came; neither is worth a hurry.
+                        wait(site).await;
                         break;
                     }
                     if told.as_ref() != Some(&reason) {
@@ -301,13 +303,12 @@ async fn wait(site: &Site) {
 }
 
 fn is_missing(error: &watcher::Error) -> bool {
-    let status = match error {
+    match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
-        watcher::Error::WatchError(status) => status,
-        _ => return false,
-    };
-    status.code == 404
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 404,
+        _ => false,
+    }
 }
 
 /// The version of the API that the cluster serves, the newest that we know.
