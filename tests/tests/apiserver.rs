@@ -18,5 +18,7 @@ mod patches;
 mod propagation;
 #[path = "apiserver/server.rs"]
 mod server;
+#[path = "apiserver/versions.rs"]
+mod versions;
 #[path = "apiserver/watches.rs"]
 mod watches;

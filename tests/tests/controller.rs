@@ -2,6 +2,10 @@
 
 #[path = "controller/endpoints.rs"]
 mod endpoints;
+#[path = "controller/mcs.rs"]
+mod mcs;
+#[path = "controller/older.rs"]
+mod older;
 #[path = "controller/process.rs"]
 mod process;
 #[path = "controller/registration.rs"]

@@ -49,6 +49,18 @@ fn every_form_of_a_name_answers_over_udp_and_tcp() -> Result<()> {
             (format!("{short}.svc.europe-west1-d.example.com"), "A", "198.18.0.4"),
             (format!("{short}.svc.europe-west1-d.europe-west1.example.com"), "A", "198.18.0.4"),
             (short.to_owned(), "AAAA", "fd00:fed::1"),
+            ("my-service.my-namespace.svc.clusterset.local".to_owned(), "A", "198.18.0.1"),
+            ("my-service.my-namespace.svc.clusterset.local".to_owned(), "AAAA", "fd00:fed::1"),
+            (
+                "my-service.my-namespace.svc.clusterset.local".to_owned(),
+                "SRV",
+                "0 0 80 my-service.my-namespace.svc.clusterset.local.",
+            ),
+            (
+                "_http._tcp.my-service.my-namespace.svc.clusterset.local".to_owned(),
+                "SRV",
+                "0 0 80 my-service.my-namespace.svc.clusterset.local.",
+            ),
         ] {
             for transport in ["+notcp", "+tcp"] {
                 let answer = world.dig(&[&name, record, transport])?;
@@ -92,6 +104,8 @@ fn a_name_without_an_answer_is_told_from_one_that_is_not_there() -> Result<()> {
                 "NXDOMAIN",
                 Some("example.com."),
             ),
+            ("other.my-namespace.svc.clusterset.local", "A", "NXDOMAIN", Some("clusterset.local.")),
+            ("my-service.my-namespace.svc.clusterset.local", "TXT", "NOERROR", Some("clusterset.local.")),
             ("kubernetes.default.svc.cluster.local", "A", "REFUSED", None),
             ("example.org", "A", "REFUSED", None),
             (".", "NS", "REFUSED", None),
@@ -424,7 +438,8 @@ async fn create_service(
     name: &str,
     vips: &[(ScopeKind, Option<&str>, &[&str])],
 ) -> Result<()> {
-    let service = json!({ "metadata": { "name": name }, "spec": { "ports": [{ "port": 80 }] } });
+    let service =
+        json!({ "metadata": { "name": name }, "spec": { "ports": [{ "name": "http", "port": 80 }] } });
     let services = Api::<Service>::namespaced(client.clone(), "my-namespace");
     services.create(&PostParams::default(), &serde_json::from_value(service)?).await?;
 

@@ -16,6 +16,18 @@ pub const ADOPT_ANNOTATION: &str = "federation.dev/adopt";
 /// Annotation on a federated Service: `"true"` leaves its shards in place when it is deleted.
 pub const ORPHAN_ANNOTATION: &str = "federation.dev/orphan";
 
+/// Label on a federated Service that the controller made of what member clusters export: `"true"`.
+pub const EXPORTED_LABEL: &str = "federation.dev/exported";
+
+/// Annotation on a federated Service: what each cluster exports under its name, as JSON. Written by the controller alone.
+pub const EXPORTS_ANNOTATION: &str = "federation.dev/exports";
+
+/// Annotation on a `Cluster`: the namespaces that it may export from, with commas between them; all where it is missing.
+pub const EXPORT_NAMESPACES_ANNOTATION: &str = "federation.dev/export-namespaces";
+
+/// Field manager of the record of exports on a Service that a user made.
+pub const EXPORTS_MANAGER: &str = "federation-agent-exports";
+
 /// Finalizer on a federated Service that has shards.
 pub const SHARDS_FINALIZER: &str = "federation.dev/shards";
 

@@ -1,12 +1,17 @@
-//! The Federation API's own kinds (group `federation.dev`, version `v1alpha1`) and the names we put on objects.
+//! The Federation API's own kinds (group `federation.dev`, version `v1alpha1`), those of the field that it speaks with
+//! member clusters ([`mcs`], [`about`]), and the names we put on objects.
 //!
 //! Shapes only: what is done with them lives in the controller, the node and the API server.
 
+pub mod about;
 mod cluster;
 mod federated_service;
 mod health_check;
 pub mod marks;
+pub mod mcs;
+mod versions;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
@@ -16,13 +21,19 @@ pub use federated_service::{
 };
 pub use health_check::{Fault, HealthCheckProtocol, HealthCheckSpec};
 
-/// The definitions of our kinds as YAML, for a kube-apiserver that shall serve them.
+/// The definitions of the kinds that a kube-apiserver does not have, in the order of our own server's table.
+pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {
+    let ours = [Cluster::crd(), FederatedService::crd()];
+    ours.into_iter().chain(mcs::definitions()).chain(about::definitions()).collect()
+}
+
+/// The same as YAML, for a kube-apiserver that shall serve them.
 ///
 /// # Errors
 /// None that a built binary could meet: the definitions are constants.
 pub fn definitions() -> Result<String, serde_yaml_ng::Error> {
     let documents: Result<Vec<_>, _> =
-        [Cluster::crd(), FederatedService::crd()].iter().map(serde_yaml_ng::to_string).collect();
+        custom_resource_definitions().iter().map(serde_yaml_ng::to_string).collect();
     Ok(documents?.join("---\n"))
 }
 

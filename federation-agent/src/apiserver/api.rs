@@ -14,12 +14,14 @@ use serde_json::json;
 
 use super::access::{Identity, Tokens};
 use super::delete::{self, DeleteOptions, Deleted};
+use super::kinds::Kind;
 use super::object::Object as _;
 use super::patch::Patch;
 use super::request::{self, Form, MOST_BODY_BYTES, Parameters, Target};
 use super::selector::Selector;
 use super::status::ApiError;
 use super::store::{Key, Store, Stored, Transaction};
+use super::versions::in_version;
 use super::write::{self, Options, Written};
 use super::{discovery, openapi, options, read};
 
@@ -97,40 +99,43 @@ impl Change {
         let object = request::decode_object(&self.headers, &self.body)?;
         let (options, dry_run) = self.options("CreateOptions", false)?;
         let target = self.target;
+        let (kind, version) = (target.kind, target.version);
         let written =
             commit(store, dry_run, move |transaction| write::create(transaction, &target, object, &options));
-        Ok(answer(written.await?))
+        Ok(answer(kind, version, written.await?))
     }
 
     async fn replace(self, store: &Store) -> Result<Response, ApiError> {
         let object = request::decode_object(&self.headers, &self.body)?;
         let (options, dry_run) = self.options("UpdateOptions", false)?;
         let target = self.target;
+        let (kind, version) = (target.kind, target.version);
         let written =
             commit(store, dry_run, move |transaction| write::replace(transaction, &target, object, &options));
-        Ok(answer(written.await?))
+        Ok(answer(kind, version, written.await?))
     }
 
     async fn patch(self, store: &Store) -> Result<Response, ApiError> {
         let patch = Patch::decode(self.target.kind, &self.headers, &self.body)?;
         let (options, dry_run) = self.options("PatchOptions", matches!(patch, Patch::Apply(_)))?;
         let target = self.target;
+        let (kind, version) = (target.kind, target.version);
         let written =
             commit(store, dry_run, move |transaction| write::patch(transaction, &target, &patch, &options));
-        Ok(answer(written.await?))
+        Ok(answer(kind, version, written.await?))
     }
 
     async fn delete(self, store: &Store) -> Result<Response, ApiError> {
         let body = self.delete_options()?;
         let (dry_run, propagation) = (body.is_dry_run(&self.parameters)?, body.propagation()?);
         let target = self.target;
-        let kind = target.kind;
+        let (kind, version) = (target.kind, target.version);
         let key = Key::new(kind, &target.namespace, &target.name);
         let deleted = commit(store, dry_run, move |transaction| {
             delete::delete_one(transaction, kind, &key, &body.preconditions, propagation)
         });
         Ok(match deleted.await? {
-            Deleted::Marked(stored) => object_response(StatusCode::OK, &stored),
+            Deleted::Marked(stored) => object_response(StatusCode::OK, &in_version(kind, version, &stored)),
             Deleted::Gone(stored) => {
                 let details = StatusDetails {
                     name: Some(stored.object.name().to_owned()),
@@ -153,15 +158,16 @@ impl Change {
         let body = self.delete_options()?;
         let (dry_run, propagation) = (body.is_dry_run(&self.parameters)?, body.propagation()?);
         let target = self.target;
-        let kind = target.kind;
+        let (kind, version) = (target.kind, target.version);
         let parameters = self.parameters;
         let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
         let deleted = commit(store, dry_run, move |transaction| {
             delete::delete_collection(transaction, &target, &selector, propagation)
         });
-        let items: Vec<_> = deleted.await?.iter().map(|stored| stored.object.clone()).collect();
+        let items: Vec<_> =
+            deleted.await?.iter().map(|stored| in_version(kind, version, stored).object.clone()).collect();
         let list = json!({
-            "apiVersion": kind.api_version(),
+            "apiVersion": kind.api_version_of(version),
             "kind": format!("{}List", kind.name),
             "metadata": { "resourceVersion": store.revision().to_string() },
             "items": items,
@@ -203,9 +209,9 @@ where
     write.await
 }
 
-fn answer(written: Written) -> Response {
+fn answer(kind: &Kind, version: &str, written: Written) -> Response {
     let code = if written.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = object_response(code, &written.stored);
+    let mut response = object_response(code, &in_version(kind, version, &written.stored));
     for warning in written.warnings {
         let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
         if let Ok(value) = HeaderValue::from_str(&text) {

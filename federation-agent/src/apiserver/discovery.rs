@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::kinds::{KINDS, Kind, Status};
+use super::kinds::{self, KINDS, Kind, Status};
 use super::status::ApiError;
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -46,42 +46,51 @@ async fn core_versions() -> Json<Value> {
     Json(json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }))
 }
 
-/// The named groups with their versions, in the order of the table.
+/// The groups with their versions, in the order of the table; the preferred version of a group is its first.
 pub fn group_versions() -> Vec<(&'static str, &'static str)> {
-    let mut all: Vec<_> = KINDS.iter().map(|kind| (kind.group, kind.version)).collect();
-    all.dedup();
+    let mut all = Vec::new();
+    for (kind, version) in kinds::served() {
+        if !all.contains(&(kind.group, version)) {
+            all.push((kind.group, version));
+        }
+    }
     all
 }
 
-fn api_group(group: &str, version: &str) -> Value {
-    let version = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
-    json!({ "name": group, "versions": [version], "preferredVersion": version })
+fn api_group(group: &str) -> Value {
+    let versions = group_versions().into_iter().filter(|(of, _)| *of == group);
+    let versions: Vec<_> = versions
+        .map(|(_, version)| json!({ "groupVersion": format!("{group}/{version}"), "version": version }))
+        .collect();
+    json!({ "name": group, "preferredVersion": versions.first(), "versions": versions })
 }
 
 async fn groups() -> Json<Value> {
-    let groups = group_versions().into_iter().filter(|(group, _)| !group.is_empty());
-    let groups: Vec<_> = groups.map(|(group, version)| api_group(group, version)).collect();
+    let mut groups: Vec<_> = KINDS.iter().map(|kind| kind.group).filter(|group| !group.is_empty()).collect();
+    groups.dedup();
+    let groups: Vec<_> = groups.into_iter().map(api_group).collect();
     Json(json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }))
 }
 
 async fn group(Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
-    let found = group_versions().into_iter().find(|(group, _)| *group == name);
-    let (group, version) = found.ok_or_else(ApiError::no_such_path)?;
-    let mut described = api_group(group, version);
+    if name.is_empty() || !KINDS.iter().any(|kind| kind.group == name) {
+        return Err(ApiError::no_such_path());
+    }
+    let mut described = api_group(&name);
     described["kind"] = "APIGroup".into();
     described["apiVersion"] = "v1".into();
     Ok(Json(described))
 }
 
 fn resources(group: &str, version: &str) -> Result<Json<Value>, ApiError> {
-    let kinds: Vec<_> =
-        KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    let kinds = kinds::served().filter(|(kind, served)| kind.group == group && *served == version);
+    let kinds: Vec<_> = kinds.map(|(kind, _)| kind).collect();
     let first = kinds.first().ok_or_else(ApiError::no_such_path)?;
     let resources: Vec<_> = kinds.iter().flat_map(|kind| resource(kind)).collect();
     Ok(Json(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
-        "groupVersion": first.api_version(),
+        "groupVersion": first.api_version_of(version),
         "resources": resources,
     })))
 }
@@ -96,6 +105,9 @@ fn resource(kind: &Kind) -> Vec<Value> {
     });
     if !kind.short_names.is_empty() {
         described["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        described["categories"] = json!(kind.categories);
     }
     let mut all = vec![described];
     if kind.status != Status::None {

@@ -26,6 +26,7 @@ mod store;
 mod table;
 mod tls;
 mod validate;
+mod versions;
 mod watch;
 mod write;
 

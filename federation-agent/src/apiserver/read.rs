@@ -15,6 +15,7 @@ use super::selector::Selector;
 use super::status::ApiError;
 use super::store::{Compacted, Key, Store, Stored};
 use super::table;
+use super::versions::in_version;
 use super::watch::{self, Encoder};
 
 pub fn get(
@@ -26,6 +27,7 @@ pub fn get(
     require_reached(store, parameters)?;
     let key = Key::new(target.kind, &target.namespace, &target.name);
     let stored = store.get(&key).ok_or_else(|| ApiError::not_found(target.kind, &target.name))?;
+    let stored = in_version(target.kind, target.version, &stored);
     Ok(match form {
         Form::Json => json_response(stored.text.clone().into()),
         Form::Metadata(version) => json_response(table::partial(&stored.object, version).to_string().into()),
@@ -90,7 +92,7 @@ pub fn list(
         })?;
         meta["remainingItemCount"] = left.into();
     }
-    let page: Vec<_> = page.into_iter().map(|(_, stored)| stored).collect();
+    let page: Vec<_> = page.iter().map(|(_, stored)| in_version(kind, target.version, stored)).collect();
     Ok(json_response(match form {
         Form::Json => list_text(target, &page, &meta),
         Form::Metadata(version) => json!({
@@ -119,9 +121,9 @@ fn too_old(compacted: &Compacted, is_continued: bool) -> ApiError {
 
 /// The items' text as it is stored, with a list around it.
 fn list_text(target: &Target, items: &[Arc<Stored>], meta: &Value) -> Body {
-    let kind = target.kind;
-    let head =
-        json!({ "apiVersion": kind.api_version(), "kind": format!("{}List", kind.name), "metadata": meta });
+    let head = json!({
+        "apiVersion": target.api_version(), "kind": format!("{}List", target.kind.name), "metadata": meta,
+    });
     let mut text = head.to_string().into_bytes();
     text.pop();
     text.reserve(items.iter().map(|item| item.text.len() + 1).sum::<usize>() + 16);
@@ -147,7 +149,7 @@ pub fn watch(
     let selector = Selector::parse(kind, &parameters.label_selector, &parameters.field_selector)?;
     options::check_watch(parameters)?;
     let asked = parameters.revision()?;
-    let encoder = Encoder::new(kind, form, parameters.include_object.clone());
+    let encoder = Encoder::new(kind, target.version, form, parameters.include_object.clone());
     let scope = watch::Scope { namespace: target.namespace.clone(), name: target.name.clone(), selector };
     let stream = watch::stream(store, kind, scope, encoder, asked, parameters)?;
     Ok(json_response(Body::from_stream(stream)))

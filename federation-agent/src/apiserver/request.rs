@@ -18,6 +18,8 @@ pub const MOST_BODY_BYTES: usize = 3 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Target {
     pub kind: &'static Kind,
+    /// The version that the request speaks.
+    pub version: &'static str,
     /// Empty for all namespaces, and for kinds without.
     pub namespace: String,
     /// Empty for the collection.
@@ -46,7 +48,7 @@ impl Target {
             [plural, rest @ ..] => ("", *plural, rest),
             [] => return None,
         };
-        let kind = kinds::find(group, version, plural)?;
+        let (kind, version) = kinds::find(group, version, plural)?;
         let (name, is_status) = match rest {
             [] => ("", false),
             [name] => (*name, false),
@@ -55,8 +57,14 @@ impl Target {
         };
         let fits =
             if kind.namespaced { name.is_empty() || !namespace.is_empty() } else { namespace.is_empty() };
-        let target = Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), is_status };
+        let target =
+            Self { kind, version, namespace: namespace.to_owned(), name: name.to_owned(), is_status };
         fits.then_some(target)
+    }
+
+    /// The `apiVersion` of what goes in and comes out.
+    pub fn api_version(&self) -> String {
+        self.kind.api_version_of(self.version)
     }
 
     /// The namespace of a list: none for all.
@@ -229,6 +237,8 @@ mod tests {
             ("/api/v1/namespaces/a/services/b/status", "services|a|b status"),
             ("/apis/federation.dev/v1alpha1/clusters/c", "clusters||c"),
             ("/apis/discovery.k8s.io/v1/namespaces/a/endpointslices", "endpointslices|a|"),
+            ("/apis/multicluster.x-k8s.io/v1beta1/serviceexports", "serviceexports||"),
+            ("/apis/multicluster.x-k8s.io/v1alpha1/namespaces/a/serviceexports/b", "serviceexports|a|b"),
         ];
         for (path, expected) in cases {
             let target = Target::parse(path).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -17,6 +17,7 @@ use super::selector::Selector;
 use super::status::ApiError;
 use super::store::{Change, ChangeKind, Compacted, Key, Store, Stored, Subscription};
 use super::table;
+use super::versions::in_version;
 
 /// How often a client that wants bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_mins(1);
@@ -33,6 +34,7 @@ pub struct Scope {
 /// Writes events in the form that the client asked for.
 pub struct Encoder {
     kind: &'static Kind,
+    version: &'static str,
     form: Form,
     include_object: String,
     has_columns: bool,
@@ -129,11 +131,12 @@ impl Scope {
 // === impl Encoder ===
 
 impl Encoder {
-    pub fn new(kind: &'static Kind, form: Form, include_object: String) -> Self {
-        Self { kind, form, include_object, has_columns: false }
+    pub fn new(kind: &'static Kind, version: &'static str, form: Form, include_object: String) -> Self {
+        Self { kind, version, form, include_object, has_columns: false }
     }
 
     fn event(&mut self, what: &str, stored: &Arc<Stored>) -> Bytes {
+        let stored = &in_version(self.kind, self.version, stored);
         let object = match self.form {
             Form::Json => {
                 // The stored text as it is: one encoding serves every watcher.
@@ -162,7 +165,7 @@ impl Encoder {
             object["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
         let (api_version, kind) = match self.form {
-            Form::Json => (self.kind.api_version(), self.kind.name),
+            Form::Json => (self.kind.api_version_of(self.version), self.kind.name),
             Form::Metadata(version) => (format!("meta.k8s.io/{version}"), "PartialObjectMetadata"),
             Form::Table(version) => {
                 let meta = object["metadata"].take();
@@ -302,7 +305,7 @@ mod tests {
     impl Client {
         fn connect(&mut self, store: &Store) {
             let scope = Scope { namespace: "default".to_owned(), name: String::new(), selector: selector() };
-            let encoder = Encoder::new(&CONFIG_MAP, Form::Json, String::new());
+            let encoder = Encoder::new(&CONFIG_MAP, CONFIG_MAP.version, Form::Json, String::new());
             let parameters = Parameters { allow_watch_bookmarks: true, ..Parameters::default() };
             match stream(store, &CONFIG_MAP, scope, encoder, Some(self.version), &parameters) {
                 Ok(events) => self.events = Some(Box::pin(events)),

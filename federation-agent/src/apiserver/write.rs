@@ -103,7 +103,10 @@ pub fn patch(
         return apply_config(transaction, target, old.as_deref(), config.clone(), options);
     }
     let old = old.ok_or_else(|| ApiError::not_found(target.kind, &target.name))?;
-    let mut object = patch.apply_to(target.kind, &old.object)?;
+    // A patch is written against what its writer reads.
+    let mut object = old.object.clone();
+    object["apiVersion"] = target.api_version().into();
+    let mut object = patch.apply_to(target.kind, &object)?;
     prepare_body(target, &mut object)?;
     require_same_name(target, &object)?;
     store_changed(transaction, target, &old, object, Ownership::OfChanges(Operation::Update), options)
@@ -205,11 +208,11 @@ fn drop_other_half(target: &Target, config: &mut Value) {
     }
 }
 
-/// Fills in or compares what the body says about its kind and its namespace.
+/// Fills in or compares what the body says about its kind and its namespace, and gives it the version that is stored.
 fn prepare_body(target: &Target, object: &mut Value) -> Result<(), ApiError> {
     let kind = target.kind;
     let text = |object: &Value, field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
-    let expected = kind.api_version();
+    let expected = target.api_version();
     let api_version = text(object, "apiVersion").filter(|text| !text.is_empty());
     if let Some(found) = api_version.filter(|found| *found != expected) {
         return Err(ApiError::bad_request(format!(
@@ -219,10 +222,10 @@ fn prepare_body(target: &Target, object: &mut Value) -> Result<(), ApiError> {
     if let Some(found) = text(object, "kind").filter(|found| !found.is_empty() && found != kind.name) {
         return Err(ApiError::bad_request(format!(
             "{found} in version \"{}\" cannot be handled as a {}: the kinds do not match",
-            kind.version, kind.name
+            target.version, kind.name
         )));
     }
-    object["apiVersion"] = expected.into();
+    object["apiVersion"] = kind.api_version().into();
     object["kind"] = kind.name.into();
     if kind.namespaced && object.namespace().is_empty() {
         object.set_meta("namespace", target.namespace.as_str());
@@ -432,7 +435,7 @@ fn owner(target: &Target, operation: Operation, options: &Options) -> Owner {
     Owner {
         manager: options.manager.clone(),
         operation,
-        api_version: target.kind.api_version(),
+        api_version: target.api_version(),
         subresource: if target.is_status { "status".to_owned() } else { String::new() },
     }
 }
@@ -490,7 +493,13 @@ pub fn create_if_absent(
     if transaction.get(&Key::new(kind, "", name)).is_some() {
         return Ok(());
     }
-    let target = Target { kind, namespace: String::new(), name: String::new(), is_status: false };
+    let target = Target {
+        kind,
+        version: kind.version,
+        namespace: String::new(),
+        name: String::new(),
+        is_status: false,
+    };
     create(transaction, &target, serde_json::json!({ "metadata": { "name": name } }), options)?;
     Ok(())
 }

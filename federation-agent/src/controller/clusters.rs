@@ -28,7 +28,10 @@ use super::{
     work::{Failure, Trying as _, is},
 };
 use crate::{
-    api::{Cluster, ClusterStatus, GROUP, SYSTEM_NAMESPACE, VERSION, marks::FIELD_MANAGER},
+    api::{
+        Cluster, ClusterStatus, GROUP, SYSTEM_NAMESPACE, VERSION,
+        marks::{EXPORT_NAMESPACES_ANNOTATION, FIELD_MANAGER},
+    },
     model::ServiceKey,
 };
 
@@ -73,6 +76,7 @@ async fn login(cluster: &Cluster, context: &Arc<Context>) -> Result<Arc<Member>,
 fn said(cluster: &Cluster) -> u64 {
     let mut hasher = DefaultHasher::new();
     cluster.metadata.labels.hash(&mut hasher);
+    cluster.annotations().get(EXPORT_NAMESPACES_ANNOTATION).hash(&mut hasher);
     serde_json::to_string(&cluster.spec).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
 }

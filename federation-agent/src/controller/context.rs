@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     book::{Book, Outcome},
+    mcs,
     member::{Member, Members},
     status::stored_vips,
     vips::Pool,
@@ -35,6 +36,7 @@ pub struct Context {
     pub members: Members,
     pub book: Book,
     pub events: Events,
+    pub exports: mcs::Exported,
     pub queues: Queues,
     pub vips: Vips,
 }
@@ -77,6 +79,7 @@ impl Context {
                 wake_all(&self.queues.services, &self.world.services);
                 wake_all(&self.queues.reports, &self.world.federated);
                 self.queues.sweep.notify_one();
+                self.touch_exports();
             }
             Change::Secret(secret) => {
                 for cluster in self.world.clusters.state() {
@@ -96,7 +99,10 @@ impl Context {
                 self.queues.sweep.notify_one();
             }
             Change::FederatedService(federated) => self.wake_service(&key_of(&federated)),
-            Change::FederatedServiceStatus(federated) => wake(&self.queues.reports, federated),
+            Change::FederatedServiceStatus(federated) => {
+                self.touch_if_exported(&key_of(&federated));
+                wake(&self.queues.reports, federated);
+            }
             Change::FederatedServiceGone(federated) => {
                 let service = key_of(&federated);
                 if self.world.service(&service).is_none() {
@@ -106,6 +112,7 @@ impl Context {
             }
             Change::Slice(service, cluster) => {
                 wake(&self.queues.reports, reference(&service));
+                self.touch_if_exported(&service);
                 if let Some(member) = self.members.get(&cluster) {
                     wake(&member.mirror, reference(&service));
                 }
@@ -138,6 +145,7 @@ impl Context {
         }
         wake_all(&self.queues.reports, &self.world.federated);
         wake_all(&self.queues.services, &self.world.services);
+        self.touch_exports_of(name);
     }
 
     pub fn wake_cluster(&self, name: &str) {
@@ -157,6 +165,7 @@ impl Context {
     }
 
     fn wake_service(&self, service: &ServiceKey) {
+        self.touch_export(service);
         wake(&self.queues.services, reference(service));
         wake(&self.queues.reports, reference(service));
         for member in self.members.all() {
@@ -180,6 +189,7 @@ impl Context {
             wake_all(&member.mirror, &self.world.services);
         }
         self.queues.sweep.notify_one();
+        self.touch_exports();
     }
 }
 

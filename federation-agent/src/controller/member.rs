@@ -17,7 +17,7 @@ use super::{
     admit::Refused,
     context::{Context, Post},
     credentials::Login,
-    mirror, propagate,
+    mcs, mirror, propagate,
     registration::Refusal,
     slices::Slices,
     work::{Queue, backoff, is, work},
@@ -41,6 +41,8 @@ pub struct Member {
     pub mirror: Queue<Service>,
     /// Tells the watch of endpoints to begin anew.
     pub relist: Notify,
+    /// Its part in the Multi-Cluster Services API.
+    pub mcs: mcs::Site,
     fingerprint: u64,
     source: RwLock<Slices>,
     refused: Mutex<BTreeMap<ServiceKey, Refused>>,
@@ -136,6 +138,7 @@ impl Member {
                     contact.epoch += 1;
                     // The old connection may be dead without knowing.
                     self.relist.notify_one();
+                    self.mcs.relist.notify_one();
                 }
                 contact.state = State::Answers;
                 contact.version = Some(version);
@@ -261,6 +264,7 @@ impl Members {
             shards,
             mirror,
             relist: Notify::new(),
+            mcs: mcs::Site::default(),
             fingerprint: login.fingerprint,
             source: RwLock::default(),
             refused: Mutex::default(),
@@ -275,7 +279,9 @@ impl Members {
         let work_name = format!("endpoints of {name}");
         let (store, at) = (services(), Arc::clone(&post));
         tasks.spawn(async move { work(&work_name, store, mirror_queued, at, mirror::reconcile).await });
-        tasks.spawn(mirror::watch(post));
+        tasks.spawn(mirror::watch(Arc::clone(&post)));
+        tasks.spawn(mcs::follow(Arc::clone(&post)));
+        tasks.spawn(mcs::deliver(post));
         let connected = Connected { member: Arc::clone(&member), _tasks: tasks };
         members.connected_mut().insert(name.to_owned(), connected);
         Ok(member)

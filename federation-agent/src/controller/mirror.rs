@@ -2,7 +2,7 @@
 //!
 //! Only what that cluster's API says changes anything: while it does not answer, what was mirrored stays.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
@@ -22,6 +22,7 @@ use super::{
     book::Outcome,
     context::Post,
     credentials::WATCH_SECONDS,
+    mcs,
     mirrored::{is_as_desired, mirrored},
     slices::{SERVICE_LABEL, cluster_of, service_of},
     work::{Failure, Trying as _, is},
@@ -92,8 +93,14 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     };
     let rules = Rules { networks: &cluster.spec.networks, vip_ranges: &context.settings.vip_ranges };
     let sources = if is_ours { member.source().of(&key) } else { Vec::new() };
-    let (desired, refused): (Vec<_>, Vec<_>) =
+    let (mut desired, refused): (Vec<_>, Vec<_>) =
         sources.iter().map(|source| mirrored(source, name, rules)).unzip();
+    if mcs::is_exported(&service) {
+        let names = mcs::port_names(&service, name);
+        for slice in &mut desired {
+            rename_ports(slice, &names);
+        }
+    }
     if member.note_refused(&key, total(refused.into_iter().flatten()).as_ref()) {
         context.wake_cluster(name);
     }
@@ -118,6 +125,15 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
         }
     }
     Ok(Action::await_change())
+}
+
+/// Clusters may call the ports of what they export differently.
+fn rename_ports(slice: &mut EndpointSlice, names: &BTreeMap<String, String>) {
+    for port in slice.ports.iter_mut().flatten() {
+        if let Some(name) = names.get(port.name.as_deref().unwrap_or_default()) {
+            port.name = Some(name.clone());
+        }
+    }
 }
 
 fn total(mut refused: impl Iterator<Item = Refused>) -> Option<Refused> {

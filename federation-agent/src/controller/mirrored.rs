@@ -13,7 +13,7 @@ use super::{
 use crate::api::marks::{CLUSTER_LABEL, MANAGED_BY, MANAGED_BY_LABEL};
 
 /// Label that tells an API server's own endpoint controllers to leave a slice alone.
-const SLICE_MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+pub const SLICE_MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// The longest name of an object.
 const LONGEST_NAME: usize = 253;
 
@@ -22,7 +22,7 @@ pub fn mirrored(source: &EndpointSlice, cluster: &str, rules: Rules<'_>) -> (End
     let (admitted, refused) = rules.admit(&source.endpoints);
     let slice = EndpointSlice {
         metadata: ObjectMeta {
-            name: Some(name(cluster, &source.name_any())),
+            name: Some(slice_name(cluster, &source.name_any())),
             namespace: source.metadata.namespace.clone(),
             labels: Some(labels(source, cluster)),
             ..ObjectMeta::default()
@@ -35,7 +35,7 @@ pub fn mirrored(source: &EndpointSlice, cluster: &str, rules: Rules<'_>) -> (End
 }
 
 /// Two clusters never share one: cluster names have no dot, so what stands before the first is the cluster.
-fn name(cluster: &str, slice: &str) -> String {
+pub fn slice_name(cluster: &str, slice: &str) -> String {
     let name = format!("{cluster}.{slice}");
     if name.len() <= LONGEST_NAME {
         return name;
@@ -143,13 +143,13 @@ mod tests {
     #[test]
     fn long_names_are_cut_and_stay_apart() {
         let long = |last: char| format!("{}{last}", "a".repeat(240));
-        let names = [name("europe-west1-d", &long('a')), name("europe-west1-d", &long('b'))];
+        let names = [slice_name("europe-west1-d", &long('a')), slice_name("europe-west1-d", &long('b'))];
         assert_ne!(names[0], names[1]);
         for name in names {
             assert_eq!(name.len(), LONGEST_NAME);
             assert!(name.starts_with("europe-west1-d.a"), "{name}");
         }
-        assert_eq!(name("a", "b-c"), "a.b-c");
-        assert_ne!(name("a", "b-c"), name("a-b", "c"));
+        assert_eq!(slice_name("a", "b-c"), "a.b-c");
+        assert_ne!(slice_name("a", "b-c"), slice_name("a-b", "c"));
     }
 }

@@ -9,6 +9,7 @@
 //! | [`propagate`] | member and `Service` | the shard, in the member |
 //! | [`mirror`] | member and `Service` | the mirrored `EndpointSlice`s |
 //! | [`report`] | `FederatedService` | its status: VIPs, shards, conditions |
+//! | [`mcs`] | name that members export | the Service of what they export; imports, in the members |
 //! | [`sweep`] | mirrored `EndpointSlice` | nothing, or its deletion |
 //!
 //! What they decide by is pure: [`admit`], [`mirrored`], [`registration`], [`selection`], [`shard`], [`status`], [`vips`].
@@ -18,6 +19,7 @@ mod book;
 mod clusters;
 mod context;
 mod credentials;
+mod mcs;
 mod member;
 mod mirror;
 mod mirrored;
@@ -99,6 +101,7 @@ async fn control(args: Args, client: Client) -> Result<()> {
         world,
         members: Members::default(),
         book: Book::default(),
+        exports: mcs::Exported::default(),
         queues: Queues { clusters, services, reports, sweep: Notify::new() },
         vips: Vips::new(Pool::new(args.federation.vip_ranges.clone())),
         settings: args.federation,
@@ -119,6 +122,7 @@ async fn control(args: Args, client: Client) -> Result<()> {
             work("services", services.clone(), service_queue, share(), services::reconcile),
             work("reports", federated.clone(), report_queue, share(), report::reconcile),
             sweep::run(share()),
+            mcs::run(share()),
         )
     };
     tokio::select! {

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::{
     book::Outcome,
     context::{Context, Post},
+    mcs,
     member::Member,
     selection::{self, Selection},
     shard::{self, Claim},
@@ -49,6 +50,10 @@ enum Wish {
 
 pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action, Failure> {
     let Post { context, member } = &*post;
+    if mcs::is_exported(&service) {
+        note_exported(context, member, &service);
+        return Ok(Action::await_change());
+    }
     let wish = wish(context, member, &service);
     let contact = member.contact();
     let number = number(&wish, &service, contact.epoch);
@@ -96,6 +101,22 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     };
     context.note(&service, member, number, outcome);
     Ok(next)
+}
+
+/// What clusters export is in place where they do, and nothing is made anywhere.
+fn note_exported(context: &Context, member: &Member, service: &Service) {
+    let is_selected = || {
+        let federated = context.world.federated(&key(service))?;
+        select(context, &federated.spec).selects(&*context.world.cluster(&member.name)?)
+    };
+    let is_exporting = mcs::is_exported_by(service, &member.name);
+    let outcome = match is_exporting.then(is_selected) {
+        Some(Some(true)) => Outcome::InPlace,
+        // Not known, for now: as it was.
+        Some(None) => return,
+        Some(Some(false)) | None => Outcome::Absent,
+    };
+    context.note(service, member, 0, outcome);
 }
 
 fn doubt(context: &Context, member: &Member) {

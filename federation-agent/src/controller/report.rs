@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{
     book::Outcome,
     context::Context,
+    mcs,
     member::Reach,
     registration::Refusal,
     selection::{self, Misnamed, Selection, Unfit},
@@ -100,7 +101,8 @@ fn of_service(federated: &FederatedService, service: &Service, context: &Context
         Selection::Matching(_) => None,
     };
     let is_going = service.metadata.deletion_timestamp.is_some();
-    let clusters = if unfit.is_some() { Vec::new() } else { selected(federated, &selection, context) };
+    let clusters =
+        if unfit.is_some() { Vec::new() } else { selected(federated, service, &selection, context) };
     let (vips, faults) = vips(federated, service, context, &clusters, unfit.is_none() && !is_going);
     let shards = clusters.iter().map(|cluster| shard(&key, service, cluster, context)).collect();
 
@@ -131,13 +133,22 @@ fn picture(
 }
 
 /// The clusters that the service shall run in; where that is a mistake, those that it was last reported in.
-fn selected(federated: &FederatedService, selection: &Selection, context: &Context) -> Vec<Arc<Cluster>> {
+fn selected(
+    federated: &FederatedService,
+    service: &Service,
+    selection: &Selection,
+    context: &Context,
+) -> Vec<Arc<Cluster>> {
     let reported = |cluster: &Cluster| {
         let shards = federated.status.iter().flat_map(|status| &status.shards);
         shards.map(|shard| &shard.cluster).any(|name| *name == cluster.name_any())
     };
+    // What clusters export runs where they do.
+    let is_exporting =
+        |cluster: &Cluster| !mcs::is_exported(service) || mcs::is_exported_by(service, &cluster.name_any());
     let mut clusters = context.world.clusters.state();
     clusters.retain(|cluster| selection.selects(cluster).unwrap_or_else(|| reported(cluster)));
+    clusters.retain(|cluster| is_exporting(cluster));
     clusters.sort_by_key(|cluster| cluster.name_any());
     clusters
 }
@@ -157,7 +168,12 @@ fn vips(
     let places = accepted.map(|cluster| (cluster.spec.region.as_str(), cluster.spec.zones.as_slice()));
     let scopes = if may_have_more { status::scopes(places) } else { Vec::new() };
     let mut pool = context.vips.lock();
-    let families = status::families(service, |family| pool.serves(family));
+    let may_have_more = may_have_more && !mcs::is_headless(service);
+    let families = if mcs::is_exported(service) {
+        status::named_families(&mcs::families(service), |family| pool.serves(family))
+    } else {
+        status::families(service, |family| pool.serves(family))
+    };
     let families = if may_have_more { families } else { Vec::new() };
     let provided = pool.provide(&key, &scopes, &families, &stored);
     (status::vip_status(&key, &provided.vips, &settings.federation, &settings.domain), provided.faults)

@@ -9,6 +9,7 @@ use kube::{
 };
 use thiserror::Error;
 
+use super::mcs;
 use crate::api::{
     Cluster, FederatedServiceSpec, SYSTEM_NAMESPACE,
     marks::{CLUSTER_LABEL, SHARDS_FINALIZER},
@@ -52,7 +53,7 @@ pub fn is_federated(service: &Service, selector: &Selector) -> bool {
     if namespace == SYSTEM_NAMESPACE || (namespace == "default" && service.name_any() == "kubernetes") {
         return false;
     }
-    has_finalizer(service) || selector.matches(service.labels())
+    has_finalizer(service) || mcs::is_exported(service) || selector.matches(service.labels())
 }
 
 /// Whether it may have shards.
@@ -71,7 +72,8 @@ pub fn check(service: &Service, federation: &str) -> Result<(), Unfit> {
     if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
         return Err(Unfit::ExternalName);
     }
-    if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+    // What clusters export may be headless: they have its endpoints imported, and no VIP.
+    if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") && !mcs::is_headless(service) {
         return Err(Unfit::Headless);
     }
     Ok(())

@@ -17,7 +17,7 @@ use kube::{
 use super::{
     book::Outcome,
     context::Context,
-    selection, shard,
+    mcs, selection, shard,
     work::{Failure, Trying as _, is},
     world::key,
 };
@@ -72,8 +72,11 @@ async fn ensure_federated_service(context: &Context, key: &ServiceKey) -> Result
 
 /// Lets the Service go once no cluster has a shard of it.
 async fn end(context: &Context, key: &ServiceKey, service: &Service) -> Result<Action, Failure> {
-    let waiting =
-        if shard::is_orphaning(service) { Vec::new() } else { clusters_with_shards(context, key, service) };
+    let waiting = if shard::is_orphaning(service) || mcs::is_exported(service) {
+        Vec::new()
+    } else {
+        clusters_with_shards(context, key, service)
+    };
     if !waiting.is_empty() {
         let clusters = waiting.join(", ");
         return Err(Failure::Waiting(format!(

@@ -17,8 +17,10 @@ pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Namespace and name.
 type SliceKey = (String, String);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Slices {
+    /// Names the service of a slice.
+    label: &'static str,
     held: BTreeMap<SliceKey, Arc<EndpointSlice>>,
     of_service: BTreeMap<ServiceKey, BTreeSet<String>>,
     /// Slices seen in the listing that runs; what is held and not among these when it ends is gone.
@@ -37,7 +39,28 @@ pub fn cluster_of(slice: &EndpointSlice) -> Option<&str> {
     slice.labels().get(CLUSTER_LABEL).map(String::as_str)
 }
 
+impl Default for Slices {
+    fn default() -> Self {
+        Self::by(SERVICE_LABEL)
+    }
+}
+
 impl Slices {
+    /// Those whose service is named by this label.
+    pub fn by(label: &'static str) -> Self {
+        Self {
+            label,
+            held: BTreeMap::new(),
+            of_service: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            synced: false,
+        }
+    }
+
+    pub fn service_of(&self, slice: &EndpointSlice) -> Option<ServiceKey> {
+        Some(ServiceKey::new(slice.namespace()?, slice.labels().get(self.label)?))
+    }
+
     /// Whether everything has been listed once.
     pub fn synced(&self) -> bool {
         self.synced
@@ -82,7 +105,7 @@ impl Slices {
         let key = key(&slice);
         let before = self.remove(&key);
         let slice = Arc::new(slice);
-        if let Some(service) = service_of(&slice) {
+        if let Some(service) = self.service_of(&slice) {
             self.of_service.entry(service).or_default().insert(key.1.clone());
         }
         self.held.insert(key, Arc::clone(&slice));
@@ -91,7 +114,7 @@ impl Slices {
 
     fn remove(&mut self, key: &SliceKey) -> Option<Arc<EndpointSlice>> {
         let slice = self.held.remove(key)?;
-        if let Some(service) = service_of(&slice)
+        if let Some(service) = self.service_of(&slice)
             && let Some(names) = self.of_service.get_mut(&service)
         {
             names.remove(&key.1);

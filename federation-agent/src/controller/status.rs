@@ -197,14 +197,23 @@ pub fn families(service: &Service, has: impl Fn(super::vips::Family) -> bool) ->
     use super::vips::Family::{V4, V6};
     let spec = service.spec.as_ref();
     let named = spec.and_then(|spec| spec.ip_families.clone()).unwrap_or_default();
-    let mut families: Vec<_> = named.iter().map(|family| if family == V6.name() { V6 } else { V4 }).collect();
     match spec.and_then(|spec| spec.ip_family_policy.as_deref()) {
-        Some("RequireDualStack") => families = vec![V4, V6],
-        Some("PreferDualStack") => families = [V4, V6].into_iter().filter(|family| has(*family)).collect(),
-        _ if families.is_empty() => families.push(if has(V4) { V4 } else { V6 }),
-        _ => {}
+        Some("RequireDualStack") => vec![V4, V6],
+        Some("PreferDualStack") => [V4, V6].into_iter().filter(|family| has(*family)).collect(),
+        _ => named_families(&named, has),
     }
-    families
+}
+
+/// The families of these names; where there is none, one that there is a range for.
+pub fn named_families(
+    named: &[String],
+    has: impl Fn(super::vips::Family) -> bool,
+) -> Vec<super::vips::Family> {
+    use super::vips::Family::{V4, V6};
+    if named.is_empty() {
+        return vec![if has(V4) { V4 } else { V6 }];
+    }
+    named.iter().map(|family| if family == V6.name() { V6 } else { V4 }).collect()
 }
 
 // === impl Picture ===

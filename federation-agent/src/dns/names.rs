@@ -8,6 +8,10 @@
 //! | `S.N.F.svc.D` | VIP of Global |
 //! | `S.N.F.svc.R.D` | VIP of Region(R) |
 //! | `S.N.F.svc.Z.D`, `S.N.F.svc.Z.R.D` | VIP of Zone(Z) |
+//! | `S.N.svc.clusterset.local` (KEP-1645) | VIP of Nearest |
+//! | `_port._proto.` before any of these | SRV: the port, at the name behind |
+//!
+//! Asked for SRV, the name of a service itself has all of its ports.
 //!
 //! Where a region and a zone have one name, `S.N.F.svc.X.D` means the region: its zone has the longer form too.
 
@@ -23,7 +27,7 @@ use hickory_proto::rr::{Name, RecordType};
 use imbl::OrdMap;
 
 use crate::{
-    model::{Federation, Scope, Service, ServiceKey},
+    model::{Federation, Port, Protocol, Scope, Service, ServiceKey},
     settings::FederationSettings,
 };
 
@@ -33,23 +37,103 @@ type Label = String;
 /// Stands between a service's short name and the place in the hierarchical names.
 const SVC: &str = "svc";
 
+/// The zone of the Multi-Cluster Services API, the same in every clusterset.
+const CLUSTERSET: &str = "clusterset.local";
+
 /// Answers a question of class IN. `names` is nothing before the federation is known.
 pub fn answer<'z>(zones: &'z Zones, names: Option<&Names>, name: &Name, record: RecordType) -> Answer<'z> {
     let labels = labels(name);
     let Some((zone, beneath)) = zones.of(&labels) else { return Answer::Elsewhere };
     let Some(names) = names else { return Answer::NotYet };
-    let node = match zone.form {
+    let node = |beneath: &[Label]| match zone.form {
         Form::Nearest => names.nearest(beneath),
         Form::Located => names.located(&zones.located, beneath),
+        Form::ClusterSet => match beneath.strip_suffix(&[SVC.to_owned()]) {
+            Some(beneath) => names.nearest(beneath),
+            None if beneath.is_empty() => Node::Empty,
+            None => Node::Missing,
+        },
+    };
+    let asked = Asked::read(beneath);
+    let node = match node(asked.service) {
+        Node::Service(service, vips) if asked.is_of_ports() => {
+            let ports = asked.ports_of(service);
+            return match (ports.is_empty(), record) {
+                (true, _) => Answer::NoName(zone),
+                // Without a port's name there is something beneath: a name of one.
+                (false, RecordType::SRV) if asked.port.is_some() && !vips.is_empty() => {
+                    let target = name.trim_to(usize::from(name.num_labels()) - PORT_LABELS);
+                    Answer::Ports { ports, target }
+                }
+                (false, _) => Answer::NoData(zone),
+            };
+        }
+        _ if asked.is_of_ports() => Node::Missing,
+        node => node,
     };
     let addresses: Vec<_> = match (node, record) {
         (Node::Missing, _) => return Answer::NoName(zone),
         (_, RecordType::SOA) if beneath.is_empty() => return Answer::Authority(zone),
-        (Node::Service(vips), RecordType::A) => vips.iter().copied().filter(IpAddr::is_ipv4).collect(),
-        (Node::Service(vips), RecordType::AAAA) => vips.iter().copied().filter(IpAddr::is_ipv6).collect(),
-        (Node::Empty | Node::Service(_), _) => Vec::new(),
+        (Node::Service(_, vips), RecordType::A) => vips.iter().copied().filter(IpAddr::is_ipv4).collect(),
+        (Node::Service(_, vips), RecordType::AAAA) => vips.iter().copied().filter(IpAddr::is_ipv6).collect(),
+        (Node::Service(service, vips), RecordType::SRV) if !vips.is_empty() => {
+            let ports: BTreeSet<_> = service.ports.iter().map(|port| port.port).collect();
+            if !ports.is_empty() {
+                return Answer::Ports { ports, target: name.clone() };
+            }
+            Vec::new()
+        }
+        (Node::Empty | Node::Service(..), _) => Vec::new(),
     };
     if addresses.is_empty() { Answer::NoData(zone) } else { Answer::Addresses(addresses) }
+}
+
+/// How many labels name a port: `_port._proto`.
+const PORT_LABELS: usize = 2;
+
+/// A name beneath a zone, with what it says of ports (RFC 2782) taken apart.
+struct Asked<'l> {
+    /// Without its underscore; nothing where only the protocol is named.
+    port: Option<&'l str>,
+    protocol: Option<Protocol>,
+    service: &'l [Label],
+}
+
+impl<'l> Asked<'l> {
+    fn read(beneath: &'l [Label]) -> Self {
+        let protocol = |label: &str| match label {
+            "_tcp" => Some(Protocol::Tcp),
+            "_udp" => Some(Protocol::Udp),
+            "_sctp" => Some(Protocol::Sctp),
+            _ => None,
+        };
+        match beneath {
+            [port, transport, service @ ..]
+                if port.starts_with('_')
+                    && let Some(protocol) = protocol(transport) =>
+            {
+                Self { port: Some(&port[1..]), protocol: Some(protocol), service }
+            }
+            [transport, service @ ..] if let Some(protocol) = protocol(transport) => {
+                Self { port: None, protocol: Some(protocol), service }
+            }
+            service => Self { port: None, protocol: None, service },
+        }
+    }
+
+    fn is_of_ports(&self) -> bool {
+        self.protocol.is_some()
+    }
+
+    /// The numbers of the ports that are meant. A port without a name has none here.
+    fn ports_of(&self, service: &Service) -> BTreeSet<u16> {
+        let is_meant = |port: &&Port| {
+            Some(port.protocol) == self.protocol
+                && !port.name.is_empty()
+                && self.port.is_none_or(|name| port.name.eq_ignore_ascii_case(name))
+        };
+        service.ports.iter().filter(is_meant).map(|port| port.port).collect()
+    }
 }
 
 /// What is said to a question.
@@ -67,6 +151,8 @@ pub enum Answer<'z> {
     Authority(&'z Zone),
     /// VIPs, all of the family that was asked for. Never empty.
     Addresses(Vec<IpAddr>),
+    /// Ports at the addresses of another name. Never empty.
+    Ports { ports: BTreeSet<u16>, target: Name },
 }
 
 /// The zones that we answer for, by the settings of the federation.
@@ -96,6 +182,8 @@ enum Form {
     Nearest,
     /// `S.N.F.svc`, then a place or nothing.
     Located,
+    /// `S.N.svc`
+    ClusterSet,
 }
 
 impl Zones {
@@ -116,7 +204,13 @@ impl Zones {
             in_cluster.with_context(|| unfit("--federation", federation))?,
             Zone::new(federation_name, Form::Nearest).with_context(|| unfit("--federation", federation))?,
             Zone::new(domain_name, Form::Located).with_context(|| unfit("--domain", domain))?,
+            Zone::new(parse(CLUSTERSET)?, Form::ClusterSet)?,
         ];
+        let is_clusterset = |zone: &Zone| zone.form != Form::ClusterSet && zone.labels == clusterset_labels();
+        ensure!(
+            !zones.iter().any(is_clusterset),
+            "{CLUSTERSET} is the zone of multi-cluster services: give --federation and --domain other names"
+        );
         zones.sort_by_key(|zone| Reverse(zone.labels.len()));
         Ok(Self { zones, located })
     }
@@ -148,13 +242,24 @@ pub struct Names {
 }
 
 /// What is found at a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 enum Node<'n> {
     Missing,
     /// Something is beneath it.
     Empty,
     /// A service, with its VIPs of the scope that the name says. None where it has none of that scope.
-    Service(&'n [IpAddr]),
+    Service(&'n Service, &'n [IpAddr]),
+}
+
+impl Node<'_> {
+    /// Of several readings of one name the fullest holds.
+    fn fullness(&self) -> (u8, &[IpAddr]) {
+        match self {
+            Self::Missing => (0, &[]),
+            Self::Empty => (1, &[]),
+            Self::Service(_, vips) => (2, vips),
+        }
+    }
 }
 
 impl Names {
@@ -202,7 +307,7 @@ impl Names {
                     _ => Node::Missing,
                 })
             })
-            .max()
+            .max_by(|one, other| one.fullness().cmp(&other.fullness()))
             .unwrap_or(Node::Missing)
     }
 
@@ -223,7 +328,8 @@ impl Names {
         let mut scopes = scopes.into_iter().peekable();
         match self.services.get(&ServiceKey::new(namespace, service)) {
             Some(service) if scopes.peek().is_some() => {
-                Node::Service(scopes.find_map(|scope| service.vips.get(scope)).map_or(&[], Vec::as_slice))
+                let vips = scopes.find_map(|scope| service.vips.get(scope)).map_or(&[][..], Vec::as_slice);
+                Node::Service(service, vips)
             }
             _ => Node::Missing,
         }
@@ -237,6 +343,10 @@ fn labels(name: &Name) -> Vec<Label> {
 /// Regions and zones may have dots in their names.
 fn place_labels(place: &str) -> Vec<Label> {
     place.split('.').map(str::to_ascii_lowercase).collect()
+}
+
+fn clusterset_labels() -> Vec<Label> {
+    CLUSTERSET.split('.').map(str::to_owned).collect()
 }
 
 fn parse(name: &str) -> Result<Name> {

@@ -14,7 +14,7 @@ use hickory_proto::{
     op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
     rr::{
         DNSClass, RData, Record,
-        rdata::{A, AAAA, SOA},
+        rdata::{A, AAAA, SOA, SRV},
     },
 };
 use hickory_server::{
@@ -166,6 +166,12 @@ impl Authority {
             Answer::NoName(zone) => Reply::nothing(ResponseCode::NXDomain, zone),
             Answer::NoData(zone) => Reply::nothing(ResponseCode::NoError, zone),
             Answer::Authority(zone) => Reply::answer(vec![soa(zone)]),
+            Answer::Ports { ports, target } => {
+                // One target: there is nothing to choose from (RFC 2782).
+                let srv = |port| RData::SRV(SRV::new(0, 0, port, target.clone()));
+                let record = |port| Record::from_rdata(question.name().clone(), VIP_TTL_SECONDS, srv(port));
+                Reply::answer(ports.into_iter().map(record).collect())
+            }
             Answer::Addresses(addresses) => Reply::answer(
                 addresses
                     .into_iter()

@@ -21,7 +21,7 @@ use crate::{
     model::Federation,
 };
 
-mod mirror;
+pub mod mirror;
 mod translate;
 mod view;
 

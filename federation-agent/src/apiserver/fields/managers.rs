@@ -14,7 +14,7 @@ pub enum Operation {
 }
 
 /// Who writes, and through what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Owner {
     pub manager: String,
     pub operation: Operation,
@@ -67,6 +67,19 @@ impl Operation {
 
 // === impl Owner ===
 
+impl PartialEq for Owner {
+    /// Who applies is one and the same in every version of the kind; other writes are told apart by it, as
+    /// kube-apiserver does.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same_version = self.operation == Operation::Apply || self.api_version == other.api_version;
+        is_same_version
+            && (&self.manager, self.operation, &self.subresource)
+                == (&other.manager, other.operation, &other.subresource)
+    }
+}
+
+impl Eq for Owner {}
+
 impl Owner {
     /// As kube-apiserver names an owner in conflicts.
     pub(super) fn describe(&self, time: &Value) -> String {
@@ -116,10 +129,13 @@ impl Managers {
     /// `owner` owns exactly `fields`, since `now` if that is new.
     pub(super) fn set(&mut self, owner: &Owner, fields: FieldSet, now: &Value) {
         match self.0.iter_mut().find(|entry| entry.owner == *owner) {
-            Some(entry) if entry.fields == fields => {}
             Some(entry) => {
-                entry.fields = fields;
-                entry.time = now.clone();
+                // In the version that it was last applied in.
+                entry.owner = owner.clone();
+                if entry.fields != fields {
+                    entry.fields = fields;
+                    entry.time = now.clone();
+                }
             }
             None => self.0.push(Entry { owner: owner.clone(), time: now.clone(), fields }),
         }

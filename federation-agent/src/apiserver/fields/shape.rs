@@ -61,6 +61,9 @@ const NODE: &[(&str, Rule)] = &[
 
 const NAMESPACE: &[(&str, Rule)] = &[("status.conditions", Rule::Keyed(&[by("type")]))];
 const DATA: &[(&str, Rule)] = &[("data", Rule::Map), ("stringData", Rule::Map), ("binaryData", Rule::Map)];
+const SERVICE_EXPORT: &[(&str, Rule)] = &[("status.conditions", Rule::Keyed(&[by("type")]))];
+const SERVICE_IMPORT: &[(&str, Rule)] =
+    &[("status.clusters", Rule::Keyed(&[by("cluster")])), ("status.conditions", Rule::Keyed(&[by("type")]))];
 const EVENT: &[(&str, Rule)] = &[("involvedObject", Rule::Atomic), ("related", Rule::Atomic)];
 
 impl Shape {
@@ -71,6 +74,8 @@ impl Shape {
             "Namespace" => NAMESPACE,
             "ConfigMap" | "Secret" => DATA,
             "Event" => EVENT,
+            "ServiceExport" => SERVICE_EXPORT,
+            "ServiceImport" => SERVICE_IMPORT,
             _ => &[],
         };
         Self { marks }

@@ -12,6 +12,8 @@ pub use admission::{Admission, Admit, Refusal, admit};
 
 use super::table::{self, Columns};
 use super::validate::names;
+use crate::api::about::{self, ClusterProperty};
+use crate::api::mcs::{self, ServiceExport, ServiceImport};
 use crate::api::{Cluster, FederatedService};
 
 /// One row of the table.
@@ -19,11 +21,16 @@ use crate::api::{Cluster, FederatedService};
 pub struct Kind {
     /// Empty for the core group.
     pub group: &'static str,
+    /// The version that is stored.
     pub version: &'static str,
+    /// Versions that are served too, in the order of preference: the same objects under another `apiVersion`.
+    pub also_served: &'static [&'static str],
     pub name: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
     pub short_names: &'static [&'static str],
+    /// Names that stand for several kinds at once (`kubectl get multicluster`).
+    pub categories: &'static [&'static str],
     pub namespaced: bool,
     /// Has a `/status` subresource: writes to one half leave the other half alone.
     pub status: Status,
@@ -72,12 +79,18 @@ impl Update {
 }
 
 impl Kind {
+    /// Every version that is served, the preferred one first.
+    pub fn versions(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.version).chain(self.also_served.iter().copied())
+    }
+
+    /// The `apiVersion` of what is stored.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_owned()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        self.api_version_of(self.version)
+    }
+
+    pub fn api_version_of(&self, version: &str) -> String {
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
     }
 
     /// The plural with its group, as messages and the store name it: `services`, `leases.coordination.k8s.io`.
@@ -86,16 +99,18 @@ impl Kind {
     }
 
     /// The resource's path below the server's root, without namespace and name.
-    pub fn root(&self) -> String {
-        if self.group.is_empty() {
-            format!("/api/{}", self.version)
-        } else {
-            format!("/apis/{}/{}", self.group, self.version)
-        }
+    pub fn root(&self, version: &str) -> String {
+        let prefix = if self.group.is_empty() { "api" } else { "apis" };
+        format!("/{prefix}/{}", self.api_version_of(version))
     }
 
     pub fn is(&self, other: &Self) -> bool {
         self.group == other.group && self.name == other.name
+    }
+
+    /// Known by a definition, and not a kind of Kubernetes itself.
+    pub fn is_custom(&self) -> bool {
+        [crate::api::GROUP, mcs::GROUP, about::GROUP].contains(&self.group)
     }
 
     pub fn has_status(&self) -> bool {
@@ -103,9 +118,14 @@ impl Kind {
     }
 }
 
-/// The kind that is served at `group`, `version` and `plural`.
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.into_iter().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+/// The kind that is served at `group`, `version` and `plural`, and that version.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<(&'static Kind, &'static str)> {
+    served().find(|(kind, served)| kind.group == group && *served == version && kind.plural == plural)
+}
+
+/// Every kind in each of its versions, in the order of the table.
+pub fn served() -> impl Iterator<Item = (&'static Kind, &'static str)> {
+    KINDS.into_iter().flat_map(|kind| kind.versions().map(move |version| (kind, version)))
 }
 
 /// The kind that the store calls `qualified`.
@@ -116,10 +136,12 @@ pub fn by_qualified_name(qualified: &str) -> Option<&'static Kind> {
 const BASE: Kind = Kind {
     group: "",
     version: "v1",
+    also_served: &[],
     name: "",
     plural: "",
     singular: "",
     short_names: &[],
+    categories: &[],
     namespaced: true,
     status: Status::None,
     generation: false,
@@ -151,6 +173,7 @@ pub static SERVICE: Kind = Kind {
     plural: "services",
     singular: "service",
     short_names: &["svc"],
+    categories: &["all"],
     status: Status::Subresource,
     name_rule: names::dns_1035_label,
     selectable: &["spec.clusterIP", "spec.type"],
@@ -274,7 +297,60 @@ pub static FEDERATED_SERVICE: Kind = Kind {
     ..BASE
 };
 
-pub static KINDS: [&Kind; 10] = [
+pub static SERVICE_EXPORT: Kind = Kind {
+    group: mcs::GROUP,
+    version: mcs::VERSION,
+    also_served: &[mcs::OLDER_VERSION],
+    name: "ServiceExport",
+    plural: "serviceexports",
+    singular: "serviceexport",
+    short_names: &["svcex", "svcexport"],
+    categories: &[mcs::CATEGORY],
+    status: Status::Subresource,
+    generation: true,
+    update: Update::Conditional,
+    admit: admit::<ServiceExport>,
+    schema: SchemaGenerator::subschema_for::<ServiceExport>,
+    columns: table::custom::<ServiceExport>,
+    ..BASE
+};
+
+pub static SERVICE_IMPORT: Kind = Kind {
+    group: mcs::GROUP,
+    version: mcs::VERSION,
+    also_served: &[mcs::OLDER_VERSION],
+    name: "ServiceImport",
+    plural: "serviceimports",
+    singular: "serviceimport",
+    short_names: &["svcim", "svcimport"],
+    categories: &[mcs::CATEGORY],
+    status: Status::Subresource,
+    generation: true,
+    update: Update::Conditional,
+    admit: admit::<ServiceImport>,
+    schema: SchemaGenerator::subschema_for::<ServiceImport>,
+    columns: table::custom::<ServiceImport>,
+    ..BASE
+};
+
+pub static CLUSTER_PROPERTY: Kind = Kind {
+    group: about::GROUP,
+    version: about::VERSION,
+    also_served: &[about::OLDER_VERSION],
+    name: "ClusterProperty",
+    plural: "clusterproperties",
+    singular: "clusterproperty",
+    namespaced: false,
+    status: Status::Subresource,
+    generation: true,
+    update: Update::Conditional,
+    admit: admit::<ClusterProperty>,
+    schema: SchemaGenerator::subschema_for::<ClusterProperty>,
+    columns: table::custom::<ClusterProperty>,
+    ..BASE
+};
+
+pub static KINDS: [&Kind; 13] = [
     &NAMESPACE,
     &SERVICE,
     &SECRET,
@@ -285,23 +361,31 @@ pub static KINDS: [&Kind; 10] = [
     &LEASE,
     &CLUSTER,
     &FEDERATED_SERVICE,
+    &SERVICE_EXPORT,
+    &SERVICE_IMPORT,
+    &CLUSTER_PROPERTY,
 ];
 
 #[cfg(test)]
 mod tests {
-    use kube::CustomResourceExt;
-
     use super::*;
 
     #[test]
     fn our_rows_agree_with_the_definitions_that_a_real_api_server_would_be_given() {
-        for (row, crd) in [(&CLUSTER, Cluster::crd()), (&FEDERATED_SERVICE, FederatedService::crd())] {
+        let custom: Vec<_> = KINDS.into_iter().filter(|kind| kind.is_custom()).collect();
+        let definitions = crate::api::custom_resource_definitions();
+        assert_eq!(custom.len(), definitions.len());
+        for (row, crd) in custom.into_iter().zip(definitions) {
+            let versions: Vec<_> = crd.spec.versions.iter().map(|version| version.name.as_str()).collect();
+            assert_eq!(row.versions().collect::<Vec<_>>(), versions);
+            assert_eq!(row.has_status(), crd.spec.versions[0].subresources.is_some());
             let names = crd.spec.names;
             assert_eq!(row.group, crd.spec.group);
             assert_eq!(row.name, names.kind);
             assert_eq!(row.plural, names.plural);
             assert_eq!(Some(row.singular), names.singular.as_deref());
             assert_eq!(row.short_names, names.short_names.unwrap_or_default());
+            assert_eq!(row.categories, names.categories.unwrap_or_default());
             assert_eq!(row.namespaced, crd.spec.scope == "Namespaced");
         }
     }

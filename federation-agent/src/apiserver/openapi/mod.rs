@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::Api;
 use super::discovery::group_versions;
-use super::kinds::{KINDS, Kind};
+use super::kinds::{self, Kind};
 use super::patch::merging_lists;
 use super::status::ApiError;
 
@@ -49,12 +49,12 @@ async fn v2(headers: HeaderMap) -> Response {
 }
 
 static V2: LazyLock<Value> = LazyLock::new(|| {
-    let kinds: Vec<_> = KINDS.to_vec();
+    let served: Vec<_> = kinds::served().collect();
     json!({
         "swagger": "2.0",
         "info": { "title": "Federation", "version": env!("CARGO_PKG_VERSION") },
-        "paths": paths(&kinds),
-        "definitions": schemas(&kinds, "/definitions"),
+        "paths": paths(&served),
+        "definitions": schemas(&served, "/definitions"),
     })
 });
 
@@ -72,35 +72,43 @@ async fn index() -> Json<Value> {
 }
 
 fn v3(group: &str, version: &str) -> Result<Json<Value>, ApiError> {
-    let kinds: Vec<_> =
-        KINDS.into_iter().filter(|kind| kind.group == group && kind.version == version).collect();
-    if kinds.is_empty() {
+    let served: Vec<_> =
+        kinds::served().filter(|(kind, served)| kind.group == group && *served == version).collect();
+    if served.is_empty() {
         return Err(ApiError::no_such_path());
     }
     Ok(Json(json!({
         "openapi": "3.0.0",
         "info": { "title": "Federation", "version": env!("CARGO_PKG_VERSION") },
-        "paths": paths(&kinds),
-        "components": { "schemas": schemas(&kinds, "/components/schemas") },
+        "paths": paths(&served),
+        "components": { "schemas": schemas(&served, "/components/schemas") },
     })))
 }
 
-fn gvk(kind: &Kind) -> Value {
-    json!({ "group": kind.group, "version": kind.version, "kind": kind.name })
+fn gvk(kind: &Kind, version: &str) -> Value {
+    json!({ "group": kind.group, "version": version, "kind": kind.name })
 }
 
-/// The kinds' schemas and all that they refer to, by name.
-fn schemas(kinds: &[&Kind], definitions_path: &'static str) -> Map<String, Value> {
+/// The kinds' schemas and all that they refer to, by name. The versions of one kind share its schema.
+fn schemas(served: &[(&'static Kind, &'static str)], definitions_path: &'static str) -> Map<String, Value> {
     let settings =
         SchemaSettings::openapi3().with(|settings| settings.definitions_path = definitions_path.into());
     let mut generator = SchemaGenerator::new(settings);
-    let names: Vec<_> =
-        kinds.iter().map(|kind| (*kind, reference_name(&(kind.schema)(&mut generator)))).collect();
+    let names: Vec<_> = served
+        .iter()
+        .map(|(kind, version)| (*kind, *version, reference_name(&(kind.schema)(&mut generator))))
+        .collect();
     generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
     let mut schemas = generator.take_definitions(true);
-    for (kind, name) in names {
+    for (kind, version, name) in names {
         let Some(schema) = schemas.get_mut(&name) else { continue };
-        schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
+        match &mut schema["x-kubernetes-group-version-kind"] {
+            Value::Array(known) => {
+                known.push(gvk(kind, version));
+                continue;
+            }
+            first => *first = json!([gvk(kind, version)]),
+        }
         let properties = &mut schema["properties"];
         properties["apiVersion"] = json!({ "type": "string" });
         properties["kind"] = json!({ "type": "string" });
@@ -136,11 +144,11 @@ fn reference_name(schema: &schemars::Schema) -> String {
 }
 
 /// The operations that a client may look up: kubectl asks whether a PATCH of the kind knows `fieldValidation`.
-fn paths(kinds: &[&Kind]) -> Map<String, Value> {
+fn paths(served: &[(&'static Kind, &'static str)]) -> Map<String, Value> {
     let mut paths = Map::new();
-    for kind in kinds {
+    for (kind, version) in served {
         let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
-        let collection = format!("{}{scope}/{}", kind.root(), kind.plural);
+        let collection = format!("{}{scope}/{}", kind.root(version), kind.plural);
         let operation = |action: &str, query: &[&str]| {
             let parameters: Vec<_> = query
                 .iter()
@@ -148,7 +156,7 @@ fn paths(kinds: &[&Kind]) -> Map<String, Value> {
                 .collect();
             json!({
                 "x-kubernetes-action": action,
-                "x-kubernetes-group-version-kind": gvk(kind),
+                "x-kubernetes-group-version-kind": gvk(kind, version),
                 "parameters": parameters,
                 "responses": { "200": { "description": "OK" } },
             })
@@ -180,14 +188,14 @@ fn paths(kinds: &[&Kind]) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::kinds::SERVICE;
+    use crate::apiserver::kinds::{KINDS, SERVICE};
 
     #[test]
     fn every_list_that_merges_is_marked_so_in_the_schema_that_clients_patch_by() {
-        let schemas = schemas(&KINDS, "/definitions");
-        for kind in KINDS.into_iter().filter(|kind| kind.group != crate::api::GROUP) {
-            let root =
-                schemas.iter().find(|(_, schema)| schema["x-kubernetes-group-version-kind"][0] == gvk(kind));
+        let schemas = schemas(&kinds::served().collect::<Vec<_>>(), "/definitions");
+        for kind in KINDS.into_iter().filter(|kind| !kind.is_custom()) {
+            let gvk = gvk(kind, kind.version);
+            let root = schemas.iter().find(|(_, schema)| schema["x-kubernetes-group-version-kind"][0] == gvk);
             let (root, _) = root.unwrap_or_else(|| panic!("{} has a schema", kind.name));
             for (path, key) in merging_lists(kind) {
                 let mut schemas = schemas.clone();
@@ -200,8 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn every_version_of_a_kind_is_described_by_its_schema() {
+        let served: Vec<_> = kinds::served().collect();
+        let schemas = schemas(&served, "/definitions");
+        for (kind, version) in served {
+            let described = schemas.values().any(|schema| {
+                let all = schema["x-kubernetes-group-version-kind"].as_array();
+                all.is_some_and(|all| all.contains(&gvk(kind, version)))
+            });
+            assert!(described, "{} in {version}", kind.name);
+        }
+    }
+
+    #[test]
     fn clients_that_ask_before_they_rely_on_it_find_field_validation() {
-        let paths = paths(&[&SERVICE]);
+        let paths = paths(&[(&SERVICE, SERVICE.version)]);
         let patch = &paths["/api/v1/namespaces/{namespace}/services/{name}"]["patch"];
         let parameters = patch["parameters"].as_array().expect("a list");
         assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));

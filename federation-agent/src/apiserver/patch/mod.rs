@@ -27,13 +27,13 @@ pub enum Patch {
 
 impl Patch {
     pub fn decode(kind: &Kind, headers: &HeaderMap, body: &Bytes) -> Result<Self, ApiError> {
-        let is_ours = kind.group == crate::api::GROUP;
+        let is_custom = kind.is_custom();
         match request::media_type(headers) {
             JSON_PATCH => request::decode(headers, body).map(Self::Json),
             MERGE_PATCH => request::decode_object(headers, body).map(Self::Merge),
-            STRATEGIC_PATCH if !is_ours => request::decode_object(headers, body).map(Self::Strategic),
+            STRATEGIC_PATCH if !is_custom => request::decode_object(headers, body).map(Self::Strategic),
             APPLY_PATCH => request::decode_object(headers, body).map(Self::Apply),
-            _ if is_ours => Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY_PATCH])),
+            _ if is_custom => Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY_PATCH])),
             _ => Err(ApiError::unsupported_media_type(&[
                 JSON_PATCH,
                 MERGE_PATCH,

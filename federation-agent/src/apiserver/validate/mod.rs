@@ -3,6 +3,7 @@
 mod cluster;
 mod endpoint_slice;
 mod exposure;
+mod mcs;
 pub mod names;
 mod service;
 mod simple;

@@ -20,6 +20,8 @@ fn each_form_of_a_name_answers_the_vip_of_its_scope() {
         ("MY-Service.my-NAMESPACE.My-Federation.", "198.18.0.1"),
         ("my-service.my-namespace.my-federation.SVC.Europe-West1-D.EXAMPLE.com.", "198.18.0.4"),
         ("svc.svc.my-federation.svc.example.com.", "198.18.0.9"),
+        ("my-service.my-namespace.svc.clusterset.local.", "198.18.0.1"),
+        ("My-Service.my-namespace.SVC.ClusterSet.local.", "198.18.0.1"),
     ] {
         let expected = Answer::Addresses(vec![vip.parse().unwrap()]);
         assert_eq!(ask(&zones, Some(&names), name, RecordType::A), expected, "{name}");
@@ -70,8 +72,17 @@ fn a_name_is_there_missing_or_not_ours() {
         ("my-service.my-namespace.my-federation.svc.7.example.com.", NoName(DOMAIN)),
         ("a.my-service.my-namespace.my-federation.svc.example.com.", NoName(DOMAIN)),
         ("my-service.my-namespace.my-federation.europe-west1.example.com.", NoName(DOMAIN)),
+        ("clusterset.local.", NoData("clusterset.local.")),
+        ("svc.clusterset.local.", NoData("clusterset.local.")),
+        ("my-namespace.svc.clusterset.local.", NoData("clusterset.local.")),
+        ("svc.svc.svc.clusterset.local.", NoData("clusterset.local.")),
+        ("other.my-namespace.svc.clusterset.local.", NoName("clusterset.local.")),
+        ("my-namespace.clusterset.local.", NoName("clusterset.local.")),
+        // Kept free by the specification: one cluster of a service.
+        ("gcp.my-service.my-namespace.svc.clusterset.local.", NoName("clusterset.local.")),
         // Not for us to say.
         (".", Elsewhere),
+        ("local.", Elsewhere),
         ("com.", Elsewhere),
         ("kubernetes.default.svc.cluster.local.", Elsewhere),
         ("svc.cluster.local.", Elsewhere),
@@ -105,9 +116,42 @@ fn a_type_that_a_name_has_not_is_no_data() {
 }
 
 #[test]
+fn ports_are_named_before_any_form_of_a_name() {
+    const SERVICE: &str = "my-service.my-namespace.svc.clusterset.local.";
+    let (zones, names) = berlin();
+    let ports = |name: &str| match ask(&zones, Some(&names), name, RecordType::SRV) {
+        Answer::Ports { ports, target } => Ok((ports.into_iter().collect::<Vec<_>>(), target.to_string())),
+        other => Err(format!("{other:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()),
+    };
+    let hierarchical = "my-service.my-namespace.my-federation.svc.europe-west1.example.com.";
+    let at = |numbers: &[u16], target: &str| Ok((numbers.to_vec(), target.to_owned()));
+    for (name, expected) in [
+        (SERVICE.to_owned(), at(&[42, 53, 80], SERVICE)),
+        (format!("_http._tcp.{SERVICE}"), at(&[80], SERVICE)),
+        (format!("_HTTP._TCP.{SERVICE}"), at(&[80], SERVICE)),
+        (format!("_dns._udp.{SERVICE}"), at(&[53], SERVICE)),
+        (format!("_dns._tcp.{SERVICE}"), at(&[53], SERVICE)),
+        (format!("_http._tcp.{hierarchical}"), at(&[80], hierarchical)),
+        (format!("_http._udp.{SERVICE}"), Err("NoName".to_owned())),
+        (format!("_other._tcp.{SERVICE}"), Err("NoName".to_owned())),
+        (format!("_._tcp.{SERVICE}"), Err("NoName".to_owned())),
+        (format!("_tcp.{SERVICE}"), Err("NoData".to_owned())),
+        (format!("_sctp.{SERVICE}"), Err("NoName".to_owned())),
+        (format!("http._tcp.{SERVICE}"), Err("NoName".to_owned())),
+        ("_http._tcp.my-namespace.svc.clusterset.local.".to_owned(), Err("NoName".to_owned())),
+        // It has no VIP of that scope.
+        ("svc.svc.my-federation.".to_owned(), Err("NoData".to_owned())),
+    ] {
+        assert_eq!(ports(&name), expected, "{name}");
+    }
+    let address = ask(&zones, Some(&names), &format!("_http._tcp.{SERVICE}"), RecordType::A);
+    assert!(matches!(address, Answer::NoData(_)), "{address:?}");
+}
+
+#[test]
 fn the_top_of_a_zone_has_its_soa() {
     let (zones, names) = berlin();
-    for apex in ["my-federation.", "my-federation.svc.cluster.local.", "example.com."] {
+    for apex in ["my-federation.", "my-federation.svc.cluster.local.", "example.com.", "clusterset.local."] {
         match ask(&zones, Some(&names), apex, RecordType::SOA) {
             Answer::Authority(zone) => assert_eq!(zone.apex.to_string(), apex),
             other => panic!("{apex}: {other:?}"),
@@ -150,6 +194,7 @@ fn names_that_dns_cannot_carry_are_refused() {
         (long.as_str(), "example.com", "--federation"),
         ("my-federation", "", "--domain"),
         ("my-federation", many.as_str(), "--domain"),
+        ("my-federation", "ClusterSet.local", "clusterset.local is the zone"),
     ] {
         let settings = FederationSettings {
             federation: federation.into(),
@@ -219,9 +264,16 @@ fn name_of_ours() -> impl Strategy<Value = String> {
         "europe-west1",
         "europe-west1-d",
         "other",
+        "_http",
+        "_tcp",
+        "_udp",
     ]);
-    let apex =
-        prop::sample::select(vec!["my-federation.", "my-federation.svc.cluster.local.", "example.com."]);
+    let apex = prop::sample::select(vec![
+        "my-federation.",
+        "my-federation.svc.cluster.local.",
+        "example.com.",
+        "clusterset.local.",
+    ]);
     (prop::collection::vec(word, 0..8), apex)
         .prop_map(|(words, apex)| words.into_iter().chain([apex]).collect::<Vec<_>>().join("."))
 }
@@ -238,7 +290,14 @@ fn berlin() -> (Zones, Names) {
         let vips = vips.iter().map(|(scope, ips)| {
             (scope.clone(), ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>())
         });
-        Arc::new(Service { vips: Arc::new(vips.collect()), ..Service::default() })
+        let port = |name: &str, protocol, port| Port { name: name.to_owned(), protocol, port };
+        let ports = vec![
+            port("http", Protocol::Tcp, 80),
+            port("dns", Protocol::Udp, 53),
+            port("dns", Protocol::Tcp, 53),
+            port("", Protocol::Tcp, 42),
+        ];
+        Arc::new(Service { ports, vips: Arc::new(vips.collect()), ..Service::default() })
     };
     let federation = Federation {
         clusters: BTreeMap::from([
