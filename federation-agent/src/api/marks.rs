@@ -16,6 +16,12 @@ pub const ADOPT_ANNOTATION: &str = "federation.dev/adopt";
 /// Annotation on a federated Service: `"true"` leaves its shards in place when it is deleted.
 pub const ORPHAN_ANNOTATION: &str = "federation.dev/orphan";
 
+/// Annotation on a Cluster: `"true"` has its shards removed, so that it can be deleted and leave nothing behind.
+pub const LEAVING_ANNOTATION: &str = "federation.dev/leaving";
+
+/// Condition of a Cluster that is leaving: nothing of ours is left in it.
+pub const DRAINED_CONDITION: &str = "Drained";
+
 /// Finalizer on a federated Service that has shards.
 pub const SHARDS_FINALIZER: &str = "federation.dev/shards";
 

@@ -10,7 +10,11 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{api, apiserver, controller, dns, node};
+use crate::{
+    api, apiserver, controller, dns,
+    membership::{join, leave},
+    node,
+};
 
 /// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question, the Kubernetes client of each
 /// failed request beside the one who made it.
@@ -37,6 +41,10 @@ enum Command {
     Node(node::Args),
     /// Answer for the federation's names
     Dns(dns::Args),
+    /// Make a cluster a member of the federation, or update its registration
+    Join(join::Args),
+    /// Take a cluster out of the federation, with its shards
+    Leave(leave::Args),
     /// Show what is attached, how full the maps are and what became of packets on this node
     Status(show::Args),
     /// Show every VIP and port with its backends
@@ -69,6 +77,8 @@ pub fn main() -> Result<()> {
             Command::Controller(args) => controller::run(args).await,
             Command::Node(args) => node::run(args).await,
             Command::Dns(args) => dns::run(args).await,
+            Command::Join(args) => join::run(args).await,
+            Command::Leave(args) => leave::run(args).await,
             Command::Status(args) => show::status(&args),
             Command::Services(args) => show::services(&args),
             Command::Backends(args) => show::backends(&args),

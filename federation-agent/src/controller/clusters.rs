@@ -7,6 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{
+    api::core::v1::Service,
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::{SignedDuration, Timestamp},
 };
@@ -19,16 +20,22 @@ use serde_json::json;
 
 use super::{
     admit::Refused,
+    book::Outcome,
     context::Context,
     credentials,
     member::{Contact, Member, Members, Reach, Standing, State},
     registration::{self, Refusal},
+    selection::has_finalizer,
     slices::cluster_of,
     status::{ACCEPTED, Endpoints, Verdict, find, newly_false},
     work::{Failure, Trying as _, is},
+    world::key,
 };
 use crate::{
-    api::{Cluster, ClusterStatus, GROUP, SYSTEM_NAMESPACE, VERSION, marks::FIELD_MANAGER},
+    api::{
+        Cluster, ClusterStatus, GROUP, SYSTEM_NAMESPACE, VERSION,
+        marks::{DRAINED_CONDITION, FIELD_MANAGER},
+    },
     model::ServiceKey,
 };
 
@@ -72,7 +79,7 @@ async fn login(cluster: &Cluster, context: &Arc<Context>) -> Result<Arc<Member>,
 /// A number for all that the user says: where it changes, services are looked at again.
 fn said(cluster: &Cluster) -> u64 {
     let mut hasher = DefaultHasher::new();
-    cluster.metadata.labels.hash(&mut hasher);
+    (&cluster.metadata.labels, registration::is_leaving(cluster)).hash(&mut hasher);
     serde_json::to_string(&cluster.spec).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
 }
@@ -97,6 +104,9 @@ async fn report(
         // The last listing's verdict stands until there is another.
         None => conditions.extend(find(&before.conditions, ADMITTED).cloned()),
     }
+    if registration::is_leaving(cluster) {
+        conditions.push(condition(DRAINED_CONDITION, drained(&Remains::of(&name, context)), cluster, now));
+    }
     let is_known = contact.is_some_and(|contact| contact.state == State::Answers);
     let count = |number: usize| u32::try_from(number).ok();
     let status = ClusterStatus {
@@ -120,7 +130,8 @@ async fn report(
         Err(error) if is(&error, 404) => return Ok(()),
         result => drop(result.trying(|| format!("write the status of Cluster {name}"))?),
     }
-    for condition in newly_false(&before.conditions, &status.conditions) {
+    let warned = newly_false(&before.conditions, &status.conditions);
+    for condition in warned.filter(|condition| condition.type_ != DRAINED_CONDITION) {
         context.events.warn(cluster.object_ref(&()), &condition.reason, &condition.message).await;
     }
     Ok(())
@@ -167,6 +178,51 @@ fn admitted(refused: &[(ServiceKey, Refused)]) -> Verdict {
     let count: u32 = refused.iter().map(|(_, refused)| refused.count).sum();
     let message = format!("{count} endpoints are left out, as of {service} {}", example.example);
     Verdict::new(false, "EndpointsRefused", message)
+}
+
+/// What is left in a cluster that is leaving.
+#[derive(Debug, Default)]
+struct Remains {
+    shards: Vec<ServiceKey>,
+    slices: usize,
+    answers: bool,
+}
+
+impl Remains {
+    fn of(name: &str, context: &Context) -> Self {
+        let is_left = |service: &Arc<Service>| {
+            let uid = service.metadata.uid.as_deref().unwrap_or_default();
+            let outcome = context.book.outcome(&key(&**service), uid, name);
+            has_finalizer(service) && context.was_entered(name) && outcome != Some(Outcome::Absent)
+        };
+        let services = context.world.services.state();
+        let mut shards: Vec<_> = services.iter().filter(|s| is_left(s)).map(|s| key(&**s)).collect();
+        shards.sort();
+        let slices = context.world.mirrored().iter().filter(|slice| cluster_of(slice) == Some(name)).count();
+        Self { shards, slices, answers: context.members.get(name).is_some_and(|member| member.answers()) }
+    }
+}
+
+fn drained(remains: &Remains) -> Verdict {
+    let Remains { shards, slices, answers } = remains;
+    match shards.first() {
+        Some(first) => {
+            let wait = if *answers { "" } else { ", and its API does not let us in" };
+            Verdict::new(
+                false,
+                "RemovingShards",
+                format!("{} services may have shards there still, as {first}{wait}", shards.len()),
+            )
+        }
+        None if *slices > 0 => Verdict::new(
+            false,
+            "RemovingEndpoints",
+            format!("{slices} mirrored EndpointSlices are being removed"),
+        ),
+        None => {
+            Verdict::new(true, "ShardsRemoved", "nothing of the federation is left in it; it can be deleted")
+        }
+    }
 }
 
 fn endpoints(context: &Context, name: &str) -> u32 {
@@ -230,6 +286,19 @@ mod tests {
             "3 endpoints are left out, as of n/a 192.0.2.1: it lies outside the cluster's networks"
         );
         assert_eq!(told(&admitted(&[])), (Some(true), "Admitted"));
+    }
+
+    #[test]
+    fn a_cluster_has_been_left_when_neither_shards_nor_endpoints_remain() {
+        let shards = vec![ServiceKey::new("n", "a"), ServiceKey::new("n", "b")];
+        let remains = Remains { shards, slices: 2, answers: false };
+        let verdict = drained(&remains);
+        assert_eq!(told(&verdict), (Some(false), "RemovingShards"));
+        let expected = "2 services may have shards there still, as n/a, and its API does not let us in";
+        assert_eq!(verdict.message, expected);
+        let remains = Remains { shards: Vec::new(), ..remains };
+        assert_eq!(told(&drained(&remains)), (Some(false), "RemovingEndpoints"));
+        assert_eq!(told(&drained(&Remains::default())), (Some(true), "ShardsRemoved"));
     }
 
     #[test]

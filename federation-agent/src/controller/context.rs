@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     book::{Book, Outcome},
     member::{Member, Members},
+    registration,
     status::stored_vips,
     vips::Pool,
     work::Queue,
@@ -109,6 +110,7 @@ impl Context {
                 if let Some(member) = self.members.get(&cluster) {
                     wake(&member.mirror, reference(&service));
                 }
+                self.wake_leaving(&cluster);
                 if self.world.service(&service).is_none() {
                     self.queues.sweep.notify_one();
                 }
@@ -127,7 +129,15 @@ impl Context {
             if service.metadata.deletion_timestamp.is_some() {
                 wake(&self.queues.services, reference(&key));
             }
+            self.wake_leaving(&member.name);
         }
+    }
+
+    /// Whether a cluster ever let us in. One that did not has nothing of ours.
+    pub fn was_entered(&self, cluster: &str) -> bool {
+        let contact = self.members.get(cluster).and_then(|member| member.contact().last);
+        let reported = || self.world.cluster(cluster)?.status.as_ref()?.last_contact_time.clone();
+        contact.is_some() || reported().is_some()
     }
 
     /// A cluster's standing changed: what it may have and what is reported of it changes too.
@@ -138,6 +148,13 @@ impl Context {
         }
         wake_all(&self.queues.reports, &self.world.federated);
         wake_all(&self.queues.services, &self.world.services);
+    }
+
+    /// What is left in a cluster that is leaving is reported on it.
+    fn wake_leaving(&self, name: &str) {
+        if self.world.cluster(name).is_some_and(|cluster| registration::is_leaving(&cluster)) {
+            self.wake_cluster(name);
+        }
     }
 
     pub fn wake_cluster(&self, name: &str) {

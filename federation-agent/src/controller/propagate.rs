@@ -20,6 +20,7 @@ use super::{
     book::Outcome,
     context::{Context, Post},
     member::Member,
+    registration,
     selection::{self, Selection},
     shard::{self, Claim},
     work::{Failure, Trying as _, is},
@@ -111,12 +112,15 @@ fn wish(context: &Context, member: &Member, service: &Service) -> Wish {
     if service.metadata.deletion_timestamp.is_some() {
         return if shard::is_orphaning(service) { Wish::Untouched } else { Wish::Absent };
     }
+    let Some(cluster) = context.world.cluster(&member.name) else { return Wish::Untouched };
+    if registration::is_leaving(&cluster) {
+        return Wish::Absent;
+    }
     let federation = &context.settings.federation;
     if selection::check(service, federation).is_err() {
         return Wish::Untouched;
     }
     let Some(federated) = context.world.federated(&key(service)) else { return Wish::Untouched };
-    let Some(cluster) = context.world.cluster(&member.name) else { return Wish::Untouched };
     match select(context, &federated.spec).selects(&cluster) {
         Some(true) => Wish::Present(Box::new(shard::manifest(service, federation))),
         Some(false) => Wish::Absent,

@@ -97,17 +97,11 @@ async fn end(context: &Context, key: &ServiceKey, service: &Service) -> Result<A
 /// The clusters that may have a shard still. One that never let us in cannot.
 fn clusters_with_shards(context: &Context, key: &ServiceKey, service: &Service) -> Vec<String> {
     let uid = service.uid().unwrap_or_default();
-    let was_entered = |name: &str| {
-        let contact = context.members.get(name).and_then(|member| member.contact().last);
-        let reported = context
-            .world
-            .cluster(name)
-            .and_then(|cluster| cluster.status.as_ref()?.last_contact_time.clone());
-        contact.is_some() || reported.is_some()
-    };
     let names = context.world.cluster_names().into_iter();
     names
-        .filter(|name| was_entered(name) && context.book.outcome(key, &uid, name) != Some(Outcome::Absent))
+        .filter(|name| {
+            context.was_entered(name) && context.book.outcome(key, &uid, name) != Some(Outcome::Absent)
+        })
         .collect()
 }
 
