@@ -1,7 +1,15 @@
 //! The `controller` role as its users meet it: a real Federation API, real member API servers, the real process.
 
+#[path = "controller/chaos.rs"]
+mod chaos;
+#[path = "controller/crowd.rs"]
+mod crowd;
 #[path = "controller/endpoints.rs"]
 mod endpoints;
+#[path = "controller/leader.rs"]
+mod leader;
+#[path = "controller/membership.rs"]
+mod membership;
 #[path = "controller/process.rs"]
 mod process;
 #[path = "controller/registration.rs"]

@@ -1,5 +1,6 @@
 //! The command line: which role to play, or what to show.
 
+mod crds;
 mod explain;
 mod show;
 mod table;
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api, apiserver, controller, dns,
+    apiserver, controller, dns,
     membership::{join, leave},
     node,
 };
@@ -58,7 +59,7 @@ enum Command {
     /// Remove the programs and maps of this node
     Detach(show::Args),
     /// Print the definitions of the federation's kinds, for a kube-apiserver that shall serve them
-    Crds,
+    Crds(crds::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -85,7 +86,7 @@ pub fn main() -> Result<()> {
             Command::Flows(args) => show::flows(&args),
             Command::Explain(args) => explain::run(args).await,
             Command::Detach(args) => show::detach(&args),
-            Command::Crds => show::print(&api::definitions().context("print the definitions")?),
+            Command::Crds(args) => crds::run(&args),
         }
     })
 }

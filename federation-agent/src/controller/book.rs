@@ -28,6 +28,8 @@ pub struct Entry {
     /// What was wished for, as a number that changes with it.
     pub wish: u64,
     pub since: Instant,
+    /// Somebody else has changed the shard since.
+    pub is_doubted: bool,
     /// Of the federated Service: one of the same name that is made later is another.
     uid: String,
 }
@@ -41,9 +43,16 @@ impl Book {
     pub fn note(&self, service: &ServiceKey, uid: &str, cluster: &str, wish: u64, outcome: Outcome) -> bool {
         let mut book = self.lock();
         let shards = book.entry(service.clone()).or_default();
-        let entry = Entry { outcome, wish, since: Instant::now(), uid: uid.to_owned() };
+        let entry = Entry { outcome, wish, since: Instant::now(), is_doubted: false, uid: uid.to_owned() };
         let outcome = entry.outcome.clone();
         shards.insert(cluster.to_owned(), entry).is_none_or(|before| before.outcome != outcome)
+    }
+
+    /// What is known of a shard may not hold any more, which nobody is told until it is known.
+    pub fn doubt(&self, service: &ServiceKey, cluster: &str) {
+        if let Some(entry) = self.lock().get_mut(service).and_then(|shards| shards.get_mut(cluster)) {
+            entry.is_doubted = true;
+        }
     }
 
     pub fn entry(&self, service: &ServiceKey, uid: &str, cluster: &str) -> Option<Entry> {

@@ -23,7 +23,7 @@ use super::{
     book::Outcome,
     context::Context,
     credentials,
-    member::{Contact, Member, Members, Reach, Standing, State},
+    member::{ClusterId, Contact, Member, Members, Reach, Standing, State},
     registration::{self, Refusal},
     selection::has_finalizer,
     slices::cluster_of,
@@ -95,8 +95,9 @@ async fn report(
     let name = cluster.name_any();
     let before = cluster.status.clone().unwrap_or_default();
     let now = Timestamp::now();
+    let validity = context.members.get(&name).and_then(|member| member.validity());
     let mut conditions = vec![
-        condition(ACCEPTED, accepted(verdict, &before.conditions), cluster, now),
+        condition(ACCEPTED, accepted(verdict, &before.conditions, validity.as_deref()), cluster, now),
         condition(HEALTHY, healthy(verdict), cluster, now),
     ];
     match refused {
@@ -109,12 +110,23 @@ async fn report(
     }
     let is_known = contact.is_some_and(|contact| contact.state == State::Answers);
     let count = |number: usize| u32::try_from(number).ok();
+    let cluster_id = match contact.map(|contact| &contact.id) {
+        Some(ClusterId::Told(id)) => id.clone(),
+        Some(ClusterId::NotAsked) | None => before.cluster_id.clone(),
+    };
+    let last_contact_time = last_contact(contact, &before, &conditions);
+    // As old as the time of contact, for the same reason.
+    let api_latency_milliseconds = match contact.and_then(|contact| contact.latency) {
+        Some(latency) if last_contact_time != before.last_contact_time => latency.as_millis().try_into().ok(),
+        _ => before.api_latency_milliseconds,
+    };
     let status = ClusterStatus {
         version: contact.and_then(|contact| contact.version.clone()).or_else(|| before.version.clone()),
-        cluster_id: before.cluster_id.clone(),
+        cluster_id,
         services: if is_known { count(context.book.in_place(&name)) } else { before.services },
         endpoints: Some(endpoints(context, &name)),
-        last_contact_time: last_contact(contact, &before, &conditions),
+        api_latency_milliseconds,
+        last_contact_time,
         conditions,
     };
     if cluster.status.as_ref() == Some(&status) {
@@ -142,8 +154,11 @@ fn condition(type_: &str, verdict: Verdict, cluster: &Cluster, now: Timestamp) -
     verdict.condition(type_, before, cluster.metadata.generation, now)
 }
 
-fn accepted(verdict: &Result<State, Refusal>, before: &[Condition]) -> Verdict {
-    let accepted = || Verdict::new(true, "Accepted", "the registration and its credentials are usable");
+fn accepted(verdict: &Result<State, Refusal>, before: &[Condition], validity: Option<&str>) -> Verdict {
+    let accepted = || {
+        let until = validity.map(|validity| format!("; {validity}")).unwrap_or_default();
+        Verdict::new(true, "Accepted", format!("the registration and its credentials are usable{until}"))
+    };
     match verdict {
         Err(refusal) | Ok(State::Refuses(refusal)) => Verdict::new(false, refusal.reason, &refusal.message),
         Ok(State::Answers) => accepted(),
@@ -260,7 +275,7 @@ mod tests {
             (Err(refusal()), (Some(false), "CredentialsRefused"), (None, "NotAsked")),
         ];
         for (verdict, expected_accepted, expected_healthy) in cases {
-            assert_eq!(told(&accepted(&verdict, &[])), expected_accepted, "{verdict:?}");
+            assert_eq!(told(&accepted(&verdict, &[], None)), expected_accepted, "{verdict:?}");
             assert_eq!(told(&healthy(&verdict)), expected_healthy, "{verdict:?}");
         }
     }
@@ -268,8 +283,10 @@ mod tests {
     #[test]
     fn an_accepted_cluster_that_falls_silent_stays_accepted() {
         let now = Timestamp::UNIX_EPOCH;
-        let before = [accepted(&Ok(State::Answers), &[]).condition(ACCEPTED, &[], None, now)];
-        assert_eq!(told(&accepted(&Ok(State::Silent("gone".into())), &before)), (Some(true), "Accepted"));
+        let before = [accepted(&Ok(State::Answers), &[], None).condition(ACCEPTED, &[], None, now)];
+        let silent = accepted(&Ok(State::Silent("gone".into())), &before, Some("the token expires tomorrow"));
+        assert_eq!(told(&silent), (Some(true), "Accepted"));
+        assert!(silent.message.ends_with("are usable; the token expires tomorrow"), "{}", silent.message);
     }
 
     #[test]

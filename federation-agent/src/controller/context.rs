@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     book::{Book, Outcome},
+    fence::Fence,
     member::{Member, Members},
     registration,
     status::stored_vips,
@@ -29,6 +30,8 @@ use crate::{
 pub struct Context {
     /// Of the Federation API.
     pub client: Client,
+    /// What all clients are behind.
+    pub fence: Fence,
     pub settings: FederationSettings,
     /// Which Services are federated.
     pub selector: Selector,
@@ -138,6 +141,12 @@ impl Context {
         let contact = self.members.get(cluster).and_then(|member| member.contact().last);
         let reported = || self.world.cluster(cluster)?.status.as_ref()?.last_contact_time.clone();
         contact.is_some() || reported().is_some()
+    }
+
+    /// A shard is not as we left it: it is looked at again.
+    pub fn doubt_shard(&self, service: &ServiceKey, member: &Member) {
+        self.book.doubt(service, &member.name);
+        wake(&member.shards, reference(service));
     }
 
     /// A cluster's standing changed: what it may have and what is reported of it changes too.

@@ -11,13 +11,19 @@
 //! | [`report`] | `FederatedService` | its status: VIPs, shards, conditions |
 //! | [`sweep`] | mirrored `EndpointSlice` | nothing, or its deletion |
 //!
-//! What they decide by is pure: [`admit`], [`mirrored`], [`registration`], [`selection`], [`shard`], [`status`], [`vips`].
+//! They act only while this process leads ([`lease`]), and [`fence`] sees to it that nothing is written after that. What
+//! is decided by is pure: [`admit`], [`election`], [`expiry`], [`mirrored`], [`registration`], [`selection`], [`shard`], [`status`], [`vips`].
 
 mod admit;
 mod book;
 mod clusters;
 mod context;
 pub mod credentials;
+mod election;
+mod expiry;
+mod fence;
+mod identity;
+mod lease;
 mod member;
 mod mirror;
 mod mirrored;
@@ -34,18 +40,24 @@ mod vips;
 mod work;
 mod world;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, pin::pin, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use futures::{Stream, StreamExt as _, pin_mut};
 use kube::{Api, Client, api::ListParams, core::Selector};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use crate::{api::Cluster, client, events::Events, settings::FederationSettings, shutdown};
 use book::Book;
 use context::{Context, Queues, Vips};
+use election::ElectionSettings;
+use fence::Fence;
+use lease::Held;
 use member::Members;
 use vips::Pool;
 use work::{is, work};
@@ -55,6 +67,9 @@ use world::{Change, World};
 pub struct Args {
     #[command(flatten)]
     federation: FederationSettings,
+
+    #[command(flatten)]
+    election: ElectionSettings,
 
     /// Kubeconfig of the Federation API
     #[arg(long, env = "FEDERATION_KUBECONFIG", value_name = "FILE")]
@@ -74,20 +89,48 @@ pub struct Args {
 /// Runs until the process is told to end (SIGTERM, SIGINT).
 ///
 /// # Errors
-/// The settings cannot be used, or the Federation API refuses the kubeconfig.
+/// The settings cannot be used, the Federation API refuses the kubeconfig, or the lease was lost to another controller.
 pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
-    let shutdown = shutdown::requested()?;
-    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let terms = args.election.leader_elect.then(|| args.election.terms()).transpose()?;
+    let mut shutdown = pin!(shutdown::requested()?);
+    let config = client::config(&args.kubeconfig).await?;
+    let unfenced = Fence::open().client(config.clone()).context("make a client of the Federation API")?;
     tokio::select! {
-        result = control(args, client) => result,
-        // Everything that is under way is begun again by the next process.
-        () = shutdown => Ok(()),
+        admitted = admitted(&unfenced, &args) => admitted?,
+        () = &mut shutdown => return Ok(()),
     }
+    let Some(terms) = terms else {
+        return tokio::select! {
+            result = control(args, unfenced, Fence::open()) => result,
+            // Everything that is under way is begun again by the next process.
+            () = shutdown => Ok(()),
+        };
+    };
+
+    let fence = Fence::closed();
+    let identity = lease::identity()?;
+    let mut lease = Held::new(unfenced, identity.clone(), terms, fence.clone());
+    tokio::select! {
+        () = lease.acquire() => info!(identity, "this controller leads"),
+        () = &mut shutdown => return Ok(()),
+    }
+    let fenced = fence.client(config).context("make a client of the Federation API")?;
+    // A task of its own: however busy it is, the lease is renewed meanwhile.
+    let mut acting = JoinSet::new();
+    acting.spawn(control(args, fenced, fence.clone()));
+    let result = tokio::select! {
+        Some(ended) = acting.join_next() => ended.context("the controller's task failed").flatten(),
+        lost = lease.keep() => Err(lost),
+        () = shutdown => Ok(()),
+    };
+    fence.close();
+    acting.shutdown().await;
+    lease.release().await;
+    result
 }
 
-async fn control(args: Args, client: Client) -> Result<()> {
-    admitted(&client, &args).await?;
+async fn control(args: Args, client: Client, fence: Fence) -> Result<()> {
     let (world, changes) = World::watch(&client);
     let (clusters, cluster_queue) = mpsc::unbounded_channel();
     let (services, service_queue) = mpsc::unbounded_channel();
@@ -95,6 +138,7 @@ async fn control(args: Args, client: Client) -> Result<()> {
     let context = Arc::new(Context {
         events: Events::new(client.clone()),
         client,
+        fence,
         selector: args.service_selector,
         world,
         members: Members::default(),

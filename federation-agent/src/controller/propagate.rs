@@ -7,18 +7,25 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
-    runtime::controller::Action,
+    api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    runtime::{
+        WatchStreamExt as _,
+        controller::Action,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde_json::json;
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::{
     book::Outcome,
     context::{Context, Post},
+    credentials::WATCH_SECONDS,
     member::Member,
     registration,
     selection::{self, Selection},
@@ -26,16 +33,19 @@ use super::{
     work::{Failure, Trying as _, is},
     world::key,
 };
-use crate::api::{
-    FederatedServiceSpec,
-    marks::{FEDERATION_LABEL, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
+use crate::{
+    api::{
+        FederatedServiceSpec,
+        marks::{FEDERATION_LABEL, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
+    },
+    client::chain,
 };
 
 /// How long a cluster may take for one shard.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a conflict is looked at again: its solution is told to the cluster, not to us.
 const CONFLICT_PERIOD: Duration = Duration::from_secs(5);
-/// How often a shard is applied anew, in case somebody changed it.
+/// How often a shard is applied anew, in case somebody changed it and we were not told.
 const REPAIR_PERIOD: Duration = Duration::from_mins(5);
 
 /// What a cluster shall have of a service.
@@ -55,7 +65,8 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     let number = number(&wish, &service, contact.epoch);
     let uid = service.uid().unwrap_or_default();
     let known = context.book.entry(&key(&*service), &uid, &member.name).filter(|entry| entry.wish == number);
-    match (&wish, known.as_ref().map(|entry| (&entry.outcome, entry.since.elapsed()))) {
+    let trusted = known.as_ref().filter(|entry| !entry.is_doubted);
+    match (&wish, trusted.map(|entry| (&entry.outcome, entry.since.elapsed()))) {
         (Wish::Untouched, _) | (Wish::Absent, Some((Outcome::Absent, _))) => {
             return Ok(Action::await_change());
         }
@@ -97,6 +108,36 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     };
     context.note(&service, member, number, outcome);
     Ok(next)
+}
+
+/// Follows what others do to our shards in the cluster.
+pub async fn watch(post: Arc<Post>) {
+    let Post { context, member } = &*post;
+    let shards: Api<PartialObjectMeta<Service>> = Api::all(member.client.clone());
+    let ours = format!("{FEDERATION_LABEL}={}", context.settings.federation);
+    let config = watcher::Config::default().labels(&ours).timeout(WATCH_SECONDS);
+    let mut events = watcher(shards, config).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(shard) | Event::InitApply(shard)) => {
+                let service = key(&shard);
+                if !member.has_written(&service, shard.metadata.resource_version.as_deref()) {
+                    context.doubt_shard(&service, member);
+                }
+            }
+            // Deleted, or its marks were taken off.
+            Ok(Event::Delete(shard)) => context.doubt_shard(&key(&shard), member),
+            Ok(Event::Init) => {}
+            // What went while nobody watched is in no listing.
+            Ok(Event::InitDone) => {
+                for service in context.world.services.state() {
+                    context.doubt_shard(&key(&*service), member);
+                }
+            }
+            // The watch of endpoints fails for the same reason, and says so.
+            Err(error) => debug!(cluster = member.name, "its shards cannot be watched: {}", chain(&error)),
+        }
+    }
 }
 
 fn doubt(context: &Context, member: &Member) {
@@ -162,7 +203,8 @@ async fn carry_out(
             // Not one that came in its place since it was read.
             manifest.metadata.uid = existing.metadata.uid;
             let parameters = PatchParams::apply(FIELD_MANAGER).force();
-            shards.patch(&service.name_any(), &parameters, &Patch::Apply(&*manifest)).await?;
+            let applied = shards.patch(&service.name_any(), &parameters, &Patch::Apply(&*manifest)).await?;
+            member.note_written(&key(service), &applied);
             Ok(Outcome::InPlace)
         }
         (Wish::Absent, Some(existing), Some(Claim::Ours)) => {
@@ -196,7 +238,10 @@ async fn create(
         applied = apply().await;
     }
     match applied {
-        Ok(_) => Ok(Outcome::InPlace),
+        Ok(applied) => {
+            member.note_written(&key(&applied), &applied);
+            Ok(Outcome::InPlace)
+        }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Conflict(status.message.clone())),
         Err(error) => Err(error),
     }

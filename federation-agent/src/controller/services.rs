@@ -17,7 +17,7 @@ use kube::{
 use super::{
     book::Outcome,
     context::Context,
-    selection, shard,
+    report, selection, shard,
     work::{Failure, Trying as _, is},
     world::key,
 };
@@ -82,10 +82,7 @@ async fn end(context: &Context, key: &ServiceKey, service: &Service) -> Result<A
     }
     // One that the user made stays, and says that its Service is missing.
     let federated = context.world.federated(key);
-    let is_ours = |federated: &Arc<FederatedService>| {
-        federated.labels().get(MANAGED_BY_LABEL).is_some_and(|manager| manager == MANAGED_BY)
-    };
-    if federated.as_ref().is_some_and(is_ours) {
+    if federated.as_deref().is_some_and(report::is_ours) {
         match federated_services(context, key).delete(&key.name, &DeleteParams::default()).await {
             Err(error) if is(&error, 404) => {}
             result => drop(result.trying(|| format!("delete FederatedService {key}"))?),

@@ -34,6 +34,7 @@ use crate::{
         marks::{LEAVING_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL},
     },
     controller::{credentials, registration},
+    settings::is_dns_label,
 };
 
 /// A name that the questions about rights use; nothing of it is ever stored.
@@ -126,7 +127,7 @@ pub async fn run(args: Args) -> Result<()> {
     let context = login::context(&kubeconfig, args.context.as_deref())?;
     let name = args.name.clone().unwrap_or_else(|| context.clone());
     ensure!(
-        registration::is_dns_label(&name),
+        is_dns_label(&name),
         "{name:?} cannot be the name of a cluster, which is part of DNS names: give one of at most 63 of a-z, 0-9 and \
          '-', with a letter or digit at both ends, as in `federation-agent join my-cluster --context {context}`"
     );
@@ -261,7 +262,7 @@ async fn look_around(args: &Args, member: &Client) -> Result<Survey> {
     let or_none = |values: &[String]| if values.is_empty() { "none".to_owned() } else { values.join(", ") };
     let networks: Vec<_> = survey.networks.iter().map(IpNet::to_string).collect();
     say(&format!(
-        "Its {} Nodes tell of region {}, zones {}, provider {}, pod ranges {}.",
+        "Its Nodes ({}) tell of region {}, zones {}, provider {}, pod ranges {}.",
         survey.nodes,
         or_none(&survey.regions),
         or_none(&survey.zones),

@@ -1,6 +1,9 @@
 //! Virtual IPs: given once, kept for the service's life, and told when there are no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use federation_agent::api::{FederatedService, VipStatus};
@@ -73,6 +76,63 @@ fn each_scope_has_a_vip_that_never_moves_while_the_service_lives() -> Result<()>
         assert_eq!(again, first.into_iter().map(|vip| (vip.name.clone(), vip.ips)).collect());
         Ok(())
     })
+}
+
+#[test]
+fn no_vip_moves_when_the_federation_api_comes_back_with_an_older_store() -> Result<()> {
+    in_world(async |world| {
+        world.start().await?;
+        world.create_service().await?;
+        let first = vips(world, 6).await?;
+        let hub = world.lab.process("hub")?;
+        let data = world.lab.folder().join("hub/data");
+        let backup = world.lab.folder().join("backup");
+        assert!(hub.terminate().await?.success());
+        copy(&data, &backup)?;
+        world.restart_hub().await?;
+        let late = json!({ "metadata": { "name": "late" }, "spec": { "ports": [{ "port": 80 }] } });
+        create(&world.hub::<Service>(), late).await?;
+        let federated = world.hub::<FederatedService>();
+        let given = async || {
+            let status = federated.get("late").await?.status.context("no status")?;
+            ensure!(status.vips.len() == 6, "{:?}", status.vips);
+            Ok(())
+        };
+        world.wait("the later service has its VIPs", given).await?;
+
+        world.lab.process("hub")?.kill();
+        std::fs::remove_dir_all(&data)?;
+        copy(&backup, &data)?;
+        world.restart_hub().await?;
+        // The controller that ran on, or its successor, has looked at what there is now: it serves a new one.
+        let newest = json!({ "metadata": { "name": "newest" }, "spec": { "ports": [{ "port": 80 }] } });
+        create(&world.hub::<Service>(), newest).await?;
+        let given = async || {
+            // It may have lost its lease with the store, and nobody else would start it again.
+            if world.lab.process("controller")?.ended()?.is_some() {
+                world.start_controller("198.18.0.0/16")?;
+            }
+            let federated = world.hub::<FederatedService>();
+            let status = federated.get("newest").await?.status.context("no status")?;
+            ensure!(status.vips.len() == 6, "{:?}", status.vips);
+            Ok(status.vips)
+        };
+        let newest = world.wait("the newest service has its VIPs", given).await?;
+        assert_eq!(vips(world, 6).await?, first);
+        let held: BTreeSet<_> = first.iter().flat_map(|vip| &vip.ips).collect();
+        assert!(newest.iter().flat_map(|vip| &vip.ips).all(|ip| !held.contains(ip)));
+        Ok(())
+    })
+}
+
+/// Copies a folder of files.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 #[test]

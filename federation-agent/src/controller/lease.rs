@@ -1,0 +1,150 @@
+//! Holds the Lease: gets it, keeps it, gives it back. What it says is decided in [`election`](super::election).
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{Api, Client, api::PostParams};
+use tokio::time::{sleep, timeout, timeout_at};
+use tracing::{info, warn};
+
+use super::{
+    election::{Election, Step, Terms},
+    fence::Fence,
+    work::is,
+};
+use crate::{
+    api::{SYSTEM_NAMESPACE, marks::FIELD_MANAGER},
+    client::chain,
+};
+
+/// The Lease of a federation's controllers.
+pub const NAME: &str = "federation-controller";
+
+/// The Lease as one candidate uses it.
+pub struct Held {
+    leases: Api<Lease>,
+    terms: Terms,
+    election: Election,
+    fence: Fence,
+    /// When the request was sent that last made the lease ours. The others count from later.
+    renewed: Instant,
+}
+
+enum Outcome {
+    Ours,
+    /// Somebody else's.
+    Taken(String),
+    /// Somebody wrote between our reading and our writing. Who it was is seen next time.
+    Contended,
+}
+
+impl Held {
+    /// `client` is not behind the fence: it is what opens it.
+    pub fn new(client: Client, identity: String, terms: Terms, fence: Fence) -> Self {
+        Self {
+            leases: Api::namespaced(client, SYSTEM_NAMESPACE),
+            terms,
+            election: Election::new(identity, terms),
+            fence,
+            renewed: Instant::now(),
+        }
+    }
+
+    /// Waits until this process leads.
+    pub async fn acquire(&mut self) {
+        let mut told = String::new();
+        loop {
+            let tried = timeout(self.terms.renew_deadline, self.attempt()).await;
+            let why = match tried {
+                Ok(Ok(Outcome::Ours)) => return,
+                Ok(Ok(Outcome::Taken(holder))) => format!("{holder} leads, standing by"),
+                Ok(Ok(Outcome::Contended)) => "another controller was quicker, standing by".to_owned(),
+                Ok(Err(error)) if is(&error, 404) => format!(
+                    "the Lease {SYSTEM_NAMESPACE}/{NAME} cannot be had: create the namespace {SYSTEM_NAMESPACE}: {}",
+                    chain(&error)
+                ),
+                Ok(Err(error)) => {
+                    format!("the Lease {SYSTEM_NAMESPACE}/{NAME} cannot be had: {}", chain(&error))
+                }
+                Err(_) => format!("the Lease {SYSTEM_NAMESPACE}/{NAME} cannot be had: no answer"),
+            };
+            // Once for each reason, not every two seconds.
+            if why != told {
+                info!("{why}");
+                told = why;
+            }
+            sleep(self.terms.retry).await;
+        }
+    }
+
+    /// Keeps the lease, and comes back only when it is lost; with how.
+    pub async fn keep(&mut self) -> anyhow::Error {
+        let lost = |why: &str| {
+            anyhow!("the Lease {SYSTEM_NAMESPACE}/{NAME} is lost, so this controller ends: {why}")
+        };
+        loop {
+            sleep(self.terms.retry).await;
+            let patience = self.terms.renew_deadline;
+            let deadline = self.renewed + patience;
+            let over = || format!("it could not be renewed within {patience:?}");
+            match timeout_at(deadline.into(), self.attempt()).await {
+                Ok(Ok(Outcome::Ours | Outcome::Contended)) => {}
+                Ok(Ok(Outcome::Taken(holder))) => return lost(&format!("{holder} leads now")),
+                Ok(Err(error)) if Instant::now() < deadline => {
+                    warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} could not be renewed yet: {}", chain(&error));
+                }
+                Ok(Err(error)) => return lost(&format!("{}: {}", over(), chain(&error))),
+                Err(_) => return lost(&over()),
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next one need not wait for it.
+    pub async fn release(&mut self) {
+        self.fence.close();
+        match timeout(self.terms.retry, self.give_back()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} is left to run out: {}", chain(&error))
+            }
+            Err(_) => warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} is left to run out: no answer"),
+        }
+    }
+
+    async fn give_back(&self) -> Result<(), kube::Error> {
+        let lease = self.leases.get(NAME).await?;
+        let Some(free) = self.election.release(&lease, Timestamp::now()) else { return Ok(()) };
+        self.leases.replace(NAME, &parameters(), &free).await.map(drop)
+    }
+
+    async fn attempt(&mut self) -> Result<Outcome, kube::Error> {
+        let found = self.leases.get_opt(NAME).await?;
+        let sent = Instant::now();
+        let step = self.election.step(NAME, found.as_ref(), sent, Timestamp::now());
+        let written = match &step {
+            Step::Wait { holder } => return Ok(Outcome::Taken(holder.clone())),
+            Step::Create(lease) => self.leases.create(&parameters(), lease).await,
+            Step::Replace(lease) => self.leases.replace(NAME, &parameters(), lease).await,
+        };
+        match written {
+            Ok(_) => {
+                self.renewed = sent;
+                self.fence.extend(sent + self.terms.renew_deadline);
+                Ok(Outcome::Ours)
+            }
+            Err(error) if is(&error, 409) => Ok(Outcome::Contended),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn parameters() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// A name for this process that no other has: its host's, and a random number.
+pub fn identity() -> Result<String> {
+    let host = nix::sys::utsname::uname().map_err(|error| anyhow!("ask for this host's name: {error}"))?;
+    Ok(format!("{}_{:016x}", host.nodename().display(), rand::random::<u64>()))
+}
