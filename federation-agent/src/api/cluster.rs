@@ -67,7 +67,8 @@ pub enum Reachability {
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
     /// `Accepted`: the registration and its credentials are usable. `ControlPlaneHealthy`: its API answers.
-    /// `EndpointsAdmitted`: it announces no addresses but its own. `Drained`, where it is leaving: nothing of the
+    /// `EndpointsAdmitted`: it announces no addresses but its own. `ServiceRangeApart`, where it
+    /// is not: the cluster gives its Services virtual IPs of the federation. `Drained`, where it is leaving: nothing of the
     /// federation is left in it.
     #[serde(default)]
     pub conditions: Vec<Condition>,

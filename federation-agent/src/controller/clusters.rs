@@ -41,6 +41,8 @@ use crate::{
 
 const HEALTHY: &str = "ControlPlaneHealthy";
 const ADMITTED: &str = "EndpointsAdmitted";
+/// Only said where it does not hold: nobody can read a cluster's Service range, one sees it by its addresses.
+const RANGES_APART: &str = "ServiceRangeApart";
 /// How old `lastContactTime` may grow while nothing else changes: every write of it is read by every node.
 const CONTACT_AGE: SignedDuration = SignedDuration::from_mins(1);
 /// When to look again at a registration that is refused, in case it was for a reason that we are not told about.
@@ -95,7 +97,8 @@ async fn report(
     let name = cluster.name_any();
     let before = cluster.status.clone().unwrap_or_default();
     let now = Timestamp::now();
-    let validity = context.members.get(&name).and_then(|member| member.validity());
+    let member = context.members.get(&name);
+    let validity = member.as_deref().and_then(Member::validity);
     let mut conditions = vec![
         condition(ACCEPTED, accepted(verdict, &before.conditions, validity.as_deref()), cluster, now),
         condition(HEALTHY, healthy(verdict), cluster, now),
@@ -104,6 +107,10 @@ async fn report(
         Some(refused) => conditions.push(condition(ADMITTED, admitted(&refused), cluster, now)),
         // The last listing's verdict stands until there is another.
         None => conditions.extend(find(&before.conditions, ADMITTED).cloned()),
+    }
+    let overlap = member.as_deref().and_then(Member::overlap);
+    if let Some(how) = overlap {
+        conditions.push(condition(RANGES_APART, overlapping(how), cluster, now));
     }
     if registration::is_leaving(cluster) {
         conditions.push(condition(DRAINED_CONDITION, drained(&Remains::of(&name, context)), cluster, now));
@@ -238,6 +245,12 @@ fn drained(remains: &Remains) -> Verdict {
             Verdict::new(true, "ShardsRemoved", "nothing of the federation is left in it; it can be deleted")
         }
     }
+}
+
+fn overlapping(how: &str) -> Verdict {
+    let what_to_do =
+        "connections to such addresses would go to either; give the federation another --vip-range";
+    Verdict::new(false, "ServiceRangeOverlaps", format!("{how}: {what_to_do}"))
 }
 
 fn endpoints(context: &Context, name: &str) -> u32 {

@@ -123,10 +123,10 @@ impl Context {
     }
 
     /// Notes what became of a shard, and wakes who waits for it.
-    pub fn note(&self, service: &Service, member: &Member, wish: u64, outcome: Outcome) {
+    pub fn note(&self, service: &Service, member: &Member, wish: u64, heard: u64, outcome: Outcome) {
         let uid = service.metadata.uid.as_deref().unwrap_or_default();
         let key = key(service);
-        if self.book.note(&key, uid, &member.name, wish, outcome) {
+        if self.book.note(&key, uid, &member.name, wish, heard, outcome) {
             wake(&self.queues.reports, reference(&key));
             wake(&member.mirror, reference(&key));
             if service.metadata.deletion_timestamp.is_some() {

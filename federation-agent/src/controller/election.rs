@@ -30,16 +30,31 @@ pub struct ElectionSettings {
     pub leader_elect: bool,
 
     /// How long the others wait for a leader that has fallen silent
-    #[arg(long, env = "FEDERATION_LEASE_DURATION", value_name = "DURATION", default_value = "15s")]
-    leader_elect_lease_duration: Span,
+    #[arg(
+        long = "leader-elect-lease-duration",
+        env = "FEDERATION_LEASE_DURATION",
+        value_name = "DURATION",
+        default_value = "15s"
+    )]
+    lease_duration: Span,
 
     /// How long a leader that cannot renew its lease goes on
-    #[arg(long, env = "FEDERATION_RENEW_DEADLINE", value_name = "DURATION", default_value = "10s")]
-    leader_elect_renew_deadline: Span,
+    #[arg(
+        long = "leader-elect-renew-deadline",
+        env = "FEDERATION_RENEW_DEADLINE",
+        value_name = "DURATION",
+        default_value = "10s"
+    )]
+    renew_deadline: Span,
 
     /// How often the lease is renewed, or asked for
-    #[arg(long, env = "FEDERATION_RETRY_PERIOD", value_name = "DURATION", default_value = "2s")]
-    leader_elect_retry_period: Span,
+    #[arg(
+        long = "leader-elect-retry-period",
+        env = "FEDERATION_RETRY_PERIOD",
+        value_name = "DURATION",
+        default_value = "2s"
+    )]
+    retry_period: Span,
 }
 
 /// The three times of an election.
@@ -83,9 +98,9 @@ impl ElectionSettings {
     /// Times with which two could lead at once, or nobody for long.
     pub fn terms(&self) -> Result<Terms> {
         let named = [
-            ("lease-duration", self.leader_elect_lease_duration),
-            ("renew-deadline", self.leader_elect_renew_deadline),
-            ("retry-period", self.leader_elect_retry_period),
+            ("lease-duration", self.lease_duration),
+            ("renew-deadline", self.renew_deadline),
+            ("retry-period", self.retry_period),
         ];
         for (name, span) in named {
             ensure!(span > Duration::ZERO, "--leader-elect-{name} {span:?} must be greater than 0");
@@ -271,7 +286,7 @@ mod tests {
     #[test]
     fn who_takes_over_waits_for_the_longer_of_both_durations() {
         let start = Instant::now();
-        let long = Terms { lease: Duration::from_secs(60), ..TERMS };
+        let long = Terms { lease: Duration::from_mins(1), ..TERMS };
         let lease = written(Election::new("one".to_owned(), long).step(NAME, None, start, at(0)));
         let mut two = election("two");
         for (second, waits) in [(0, true), (59, true), (60, false)] {

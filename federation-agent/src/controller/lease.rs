@@ -40,24 +40,25 @@ enum Outcome {
 }
 
 impl Held {
-    /// `client` is not behind the fence: it is what opens it.
-    pub fn new(client: Client, identity: String, terms: Terms, fence: Fence) -> Self {
+    /// `client` is behind no fence: what it does opens one.
+    pub fn new(client: Client, identity: String, terms: Terms) -> Self {
         Self {
             leases: Api::namespaced(client, SYSTEM_NAMESPACE),
             terms,
             election: Election::new(identity, terms),
-            fence,
+            fence: Fence::closed(),
             renewed: Instant::now(),
         }
     }
 
-    /// Waits until this process leads.
-    pub async fn acquire(&mut self) {
+    /// Waits until this process leads, and gives the fence of this time of leading.
+    pub async fn acquire(&mut self) -> Fence {
+        self.fence = Fence::closed();
         let mut told = String::new();
         loop {
             let tried = timeout(self.terms.renew_deadline, self.attempt()).await;
             let why = match tried {
-                Ok(Ok(Outcome::Ours)) => return,
+                Ok(Ok(Outcome::Ours)) => return self.fence.clone(),
                 Ok(Ok(Outcome::Taken(holder))) => format!("{holder} leads, standing by"),
                 Ok(Ok(Outcome::Contended)) => "another controller was quicker, standing by".to_owned(),
                 Ok(Err(error)) if is(&error, 404) => format!(
@@ -78,10 +79,10 @@ impl Held {
         }
     }
 
-    /// Keeps the lease, and comes back only when it is lost; with how.
-    pub async fn keep(&mut self) -> anyhow::Error {
+    /// Keeps the lease, and comes back only when it is lost; with how, in words.
+    pub async fn keep(&mut self) -> String {
         let lost = |why: &str| {
-            anyhow!("the Lease {SYSTEM_NAMESPACE}/{NAME} is lost, so this controller ends: {why}")
+            format!("the Lease {SYSTEM_NAMESPACE}/{NAME} is lost, this controller stands by: {why}")
         };
         loop {
             sleep(self.terms.retry).await;
@@ -106,7 +107,7 @@ impl Held {
         match timeout(self.terms.retry, self.give_back()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} is left to run out: {}", chain(&error))
+                warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} is left to run out: {}", chain(&error));
             }
             Err(_) => warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} is left to run out: no answer"),
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -52,6 +52,8 @@ pub struct Member {
     validity: Option<Validity>,
     /// The versions of our shards that we wrote ourselves.
     written: Mutex<BTreeMap<ServiceKey, String>>,
+    /// How its Service range was seen to overlap the VIPs.
+    overlap: OnceLock<String>,
 }
 
 /// What is known of the way to a cluster's API.
@@ -186,6 +188,15 @@ impl Member {
     pub fn note_written(&self, service: &ServiceKey, shard: &Service) {
         let version = shard.metadata.resource_version.clone().unwrap_or_default();
         self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone(), version);
+    }
+
+    /// Notes that its Service range overlaps the VIPs. True for the first time: a Service range is for a cluster's life.
+    pub fn note_overlap(&self, how: String) -> bool {
+        self.overlap.set(how).is_ok()
+    }
+
+    pub fn overlap(&self) -> Option<&str> {
+        self.overlap.get().map(String::as_str)
     }
 
     /// Whether a shard of this version is as we wrote it.
@@ -361,6 +372,7 @@ impl Members {
             contact: Mutex::new(contact),
             validity: login.validity,
             written: Mutex::default(),
+            overlap: OnceLock::new(),
         });
         let post = Arc::new(Post { context: Arc::clone(context), member: Arc::clone(&member) });
         let services = || context.world.services.clone();

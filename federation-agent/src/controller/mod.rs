@@ -63,7 +63,7 @@ use vips::Pool;
 use work::{is, work};
 use world::{Change, World};
 
-#[derive(ClapArgs, Debug)]
+#[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     #[command(flatten)]
     federation: FederationSettings,
@@ -89,7 +89,7 @@ pub struct Args {
 /// Runs until the process is told to end (SIGTERM, SIGINT).
 ///
 /// # Errors
-/// The settings cannot be used, the Federation API refuses the kubeconfig, or the lease was lost to another controller.
+/// The settings cannot be used, or the Federation API refuses the kubeconfig.
 pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
     let terms = args.election.leader_elect.then(|| args.election.terms()).transpose()?;
@@ -108,26 +108,33 @@ pub async fn run(args: Args) -> Result<()> {
         };
     };
 
-    let fence = Fence::closed();
     let identity = lease::identity()?;
-    let mut lease = Held::new(unfenced, identity.clone(), terms, fence.clone());
-    tokio::select! {
-        () = lease.acquire() => info!(identity, "this controller leads"),
-        () = &mut shutdown => return Ok(()),
+    let mut lease = Held::new(unfenced, identity.clone(), terms);
+    loop {
+        let fence = tokio::select! {
+            fence = lease.acquire() => fence,
+            () = &mut shutdown => return Ok(()),
+        };
+        info!(identity, "this controller leads");
+        let fenced = fence.client(config.clone()).context("make a client of the Federation API")?;
+        // A task of its own: however busy it is, the lease is renewed meanwhile.
+        let mut acting = JoinSet::new();
+        acting.spawn(control(args.clone(), fenced, fence.clone()));
+        let ended = tokio::select! {
+            Some(ended) = acting.join_next() => Some(ended.context("the controller's task failed").flatten()),
+            lost = lease.keep() => {
+                warn!("{lost}");
+                None
+            }
+            () = &mut shutdown => Some(Ok(())),
+        };
+        fence.close();
+        acting.shutdown().await;
+        if let Some(result) = ended {
+            lease.release().await;
+            return result;
+        }
     }
-    let fenced = fence.client(config).context("make a client of the Federation API")?;
-    // A task of its own: however busy it is, the lease is renewed meanwhile.
-    let mut acting = JoinSet::new();
-    acting.spawn(control(args, fenced, fence.clone()));
-    let result = tokio::select! {
-        Some(ended) = acting.join_next() => ended.context("the controller's task failed").flatten(),
-        lost = lease.keep() => Err(lost),
-        () = shutdown => Ok(()),
-    };
-    fence.close();
-    acting.shutdown().await;
-    lease.release().await;
-    result
 }
 
 async fn control(args: Args, client: Client, fence: Fence) -> Result<()> {

@@ -65,7 +65,7 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     let number = number(&wish, &service, contact.epoch);
     let uid = service.uid().unwrap_or_default();
     let known = context.book.entry(&key(&*service), &uid, &member.name).filter(|entry| entry.wish == number);
-    let trusted = known.as_ref().filter(|entry| !entry.is_doubted);
+    let trusted = known.as_ref().filter(|entry| entry.is_trusted());
     match (&wish, trusted.map(|entry| (&entry.outcome, entry.since.elapsed()))) {
         (Wish::Untouched, _) | (Wish::Absent, Some((Outcome::Absent, _))) => {
             return Ok(Action::await_change());
@@ -80,16 +80,19 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
         return Ok(Action::await_change());
     }
 
+    let heard = context.book.doubts(&key(&*service), &member.name);
     if known.is_none() {
         // What was found out for another wish must not be taken for an answer to this one.
-        context.note(&service, member, number, Outcome::Pending);
+        context.note(&service, member, number, heard, Outcome::Pending);
     }
     let what = || format!("shard {} in {}", key(&*service), member.name);
     let carried_out = timeout(TIMEOUT, carry_out(context, member, &service, &wish)).await;
     let outcome = match carried_out {
         Ok(Ok(outcome)) => outcome,
+        // Somebody wrote between our reading and our writing, which says nothing about the cluster.
+        Ok(Err(error)) if is(&error, 409) => return Err(error).trying(what),
         Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
-            context.note(&service, member, number, Outcome::Failed(status.message.clone()));
+            context.note(&service, member, number, heard, Outcome::Failed(status.message.clone()));
             return Err(kube::Error::Api(status)).trying(what);
         }
         Ok(Err(error)) => {
@@ -106,7 +109,7 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
         Outcome::InPlace => Action::requeue(REPAIR_PERIOD),
         _ => Action::await_change(),
     };
-    context.note(&service, member, number, outcome);
+    context.note(&service, member, number, heard, outcome);
     Ok(next)
 }
 
@@ -196,15 +199,25 @@ async fn carry_out(
     let existing = shards.get_opt(&service.name_any()).await?;
     let claim = existing.as_ref().map(|existing| shard::claim(existing, &context.settings.federation));
     match (wish, existing, claim) {
-        (Wish::Present(manifest), None, _) => create(member, &shards, &namespace, manifest).await,
+        (Wish::Present(manifest), None, _) => create(context, member, &shards, &namespace, manifest).await,
         (Wish::Present(_), Some(_), Some(Claim::Foreign(why))) => Ok(Outcome::Conflict(why)),
         (Wish::Present(manifest), Some(existing), _) => {
+            if let Some(ports) = shard::ports_without_others(&existing, manifest) {
+                // Of the very version that was read.
+                let patch = json!({
+                    "metadata": { "uid": existing.metadata.uid, "resourceVersion": existing.metadata.resource_version },
+                    "spec": { "ports": ports },
+                });
+                let parameters =
+                    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+                shards.patch(&service.name_any(), &parameters, &Patch::Merge(&patch)).await?;
+            }
             let mut manifest = manifest.clone();
             // Not one that came in its place since it was read.
             manifest.metadata.uid = existing.metadata.uid;
             let parameters = PatchParams::apply(FIELD_MANAGER).force();
             let applied = shards.patch(&service.name_any(), &parameters, &Patch::Apply(&*manifest)).await?;
-            member.note_written(&key(service), &applied);
+            written(context, member, &applied);
             Ok(Outcome::InPlace)
         }
         (Wish::Absent, Some(existing), Some(Claim::Ours)) => {
@@ -220,8 +233,20 @@ async fn carry_out(
     }
 }
 
+/// Notes how the cluster has taken a shard.
+fn written(context: &Context, member: &Member, shard: &Service) {
+    let service = key(shard);
+    member.note_written(&service, shard);
+    if let Some((ip, range)) = shard::address_in_vip_range(shard, &context.settings.vip_ranges)
+        && member.note_overlap(format!("its Service {service} has the address {ip} of the VIP range {range}"))
+    {
+        context.wake_cluster(&member.name);
+    }
+}
+
 /// Makes the shard, and its namespace where there is none.
 async fn create(
+    context: &Context,
     member: &Member,
     shards: &Api<Service>,
     namespace: &str,
@@ -239,7 +264,7 @@ async fn create(
     }
     match applied {
         Ok(applied) => {
-            member.note_written(&key(&applied), &applied);
+            written(context, member, &applied);
             Ok(Outcome::InPlace)
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Conflict(status.message.clone())),

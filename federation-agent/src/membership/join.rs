@@ -77,7 +77,7 @@ pub struct Args {
     #[arg(long = "network", value_name = "CIDR", value_delimiter = ',')]
     networks: Vec<IpNet>,
 
-    /// How other clusters reach its endpoints: Pod, NodePort or LoadBalancer
+    /// How other clusters reach its endpoints: `Pod`, `NodePort` or `LoadBalancer`
     #[arg(long, value_name = "WAY", default_value = "Pod", value_parser = reachability)]
     reachability: Reachability,
 

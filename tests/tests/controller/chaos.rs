@@ -112,9 +112,9 @@ impl Chaos<'_> {
         self.needs(name).await
     }
 
-    /// Sees to it that a process runs. A controller may also have ended by itself, having lost its lease.
+    /// Sees to it that a process runs.
     async fn needs(&mut self, name: &'static str) -> Result<()> {
-        if self.running.contains(name) && self.world.lab.process(name)?.ended()?.is_none() {
+        if self.running.contains(name) {
             return Ok(());
         }
         self.tell(format!("{name} is started"));

@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{AMERICA, EUROPE, PATIENCE, QUICK_ELECTION, SERVICE, World, create, in_world};
+use crate::world::{AMERICA, EUROPE, QUICK_ELECTION, SERVICE, World, create, in_world};
 
 /// Two ranges, so that what each of the two controllers says tells who said it.
 const FIRST_RANGE: &str = "198.18.0.0/16";
@@ -92,14 +92,19 @@ fn a_leader_that_is_stopped_and_goes_on_finds_out_before_it_writes() -> Result<(
             served(world, &format!("while-it-stood-{number}"), SECOND_RANGE).await?;
         }
         first.thaw()?;
-        let status = first.end(PATIENCE).await?;
-        assert!(!status.success(), "it ends as a failure, so that it is started again: {status}");
         says(
             world,
             &first,
-            "the Lease federation-system/federation-controller is lost, so this controller ends",
+            "the Lease federation-system/federation-controller is lost, this controller stands by",
         )
         .await?;
+        // It looks at the lease again, so whatever it had in hand is out of it.
+        let standing_by = async || {
+            let log = first.tail(usize::MAX)?;
+            ensure!(log.last().is_some_and(|line| line.contains("leads, standing by")), "{log:?}");
+            Ok(())
+        };
+        world.wait("the first one stands by", standing_by).await?;
 
         let events: Api<Event> = world.hub();
         let told = events.list(&ListParams::default()).await?.items;
@@ -116,9 +121,10 @@ fn a_leader_that_is_stopped_and_goes_on_finds_out_before_it_writes() -> Result<(
                 conditions.iter().find(|condition| condition.type_ == "Accepted").context("Accepted")?;
             assert_eq!(accepted.status, "True", "{accepted:?}");
         }
-        let (holder, _) = holder(world).await?;
-        ensure!(!holder.is_empty(), "the second one holds the lease still");
-        served(world, "after", SECOND_RANGE).await
+        served(world, "after", SECOND_RANGE).await?;
+        // And it can lead again.
+        second.kill();
+        served(world, "later", FIRST_RANGE).await
     })
 }
 
@@ -141,20 +147,28 @@ fn a_leader_that_is_told_to_end_gives_the_lease_back() -> Result<()> {
 }
 
 #[test]
-fn a_leader_that_cannot_renew_its_lease_ends_and_says_why() -> Result<()> {
+fn a_leader_that_cannot_renew_its_lease_stands_by_and_says_why() -> Result<()> {
     in_world(async |world| {
         let hub = world.start_hub().await?;
         let first = world.start_candidate("first", FIRST_RANGE, &QUICK_ELECTION)?;
         says(world, &first, "this controller leads").await?;
         hub.freeze()?;
-        assert!(!first.end(PATIENCE).await?.success());
-        says(world, &first, "is lost, so this controller ends: it could not be renewed within 1.5s").await?;
-        hub.thaw()
+        says(world, &first, "is lost, this controller stands by: it could not be renewed within 1.5s")
+            .await?;
+        hub.thaw()?;
+        let leads_again = async || {
+            let log = first.tail(usize::MAX)?;
+            let times = log.iter().filter(|line| line.contains("this controller leads")).count();
+            ensure!(times == 2, "it led {times} times");
+            Ok(())
+        };
+        world.wait("it leads again", leads_again).await?;
+        world.join_sites().await
     })
 }
 
 #[test]
-fn a_lease_that_somebody_else_took_ends_the_leader() -> Result<()> {
+fn a_leader_whose_lease_somebody_else_took_stops() -> Result<()> {
     in_world(async |world| {
         world.start_hub().await?;
         let first = world.start_candidate("first", FIRST_RANGE, &QUICK_ELECTION)?;
@@ -163,8 +177,8 @@ fn a_lease_that_somebody_else_took_ends_the_leader() -> Result<()> {
         let leases: Api<Lease> = world.hub_in(SYSTEM_NAMESPACE);
         let taken = json!({ "spec": { "holderIdentity": "somebody", "leaseDurationSeconds": 3600 } });
         crate::world::merge(&leases, "federation-controller", taken).await?;
-        assert!(!first.end(PATIENCE).await?.success());
-        says(world, &first, "somebody leads now").await?;
+        says(world, &first, "this controller stands by: somebody leads now").await?;
+        assert!(first.terminate().await?.success());
         assert_eq!(holder(world).await?.0, "somebody", "it is not given back by who has lost it");
         Ok(())
     })

@@ -104,16 +104,11 @@ fn no_vip_moves_when_the_federation_api_comes_back_with_an_older_store() -> Resu
         std::fs::remove_dir_all(&data)?;
         copy(&backup, &data)?;
         world.restart_hub().await?;
-        // The controller that ran on, or its successor, has looked at what there is now: it serves a new one.
+        // The controller that ran on has looked at what there is now: it serves a new one.
         let newest = json!({ "metadata": { "name": "newest" }, "spec": { "ports": [{ "port": 80 }] } });
         create(&world.hub::<Service>(), newest).await?;
         let given = async || {
-            // It may have lost its lease with the store, and nobody else would start it again.
-            if world.lab.process("controller")?.ended()?.is_some() {
-                world.start_controller("198.18.0.0/16")?;
-            }
-            let federated = world.hub::<FederatedService>();
-            let status = federated.get("newest").await?.status.context("no status")?;
+            let status = world.hub::<FederatedService>().get("newest").await?.status.context("no status")?;
             ensure!(status.vips.len() == 6, "{:?}", status.vips);
             Ok(status.vips)
         };
@@ -164,6 +159,28 @@ fn an_exhausted_range_is_told_and_used_again_once_there_is_room() -> Result<()> 
             Ok(())
         };
         world.wait("the other service has what became free", has_room).await
+    })
+}
+
+#[test]
+fn a_cluster_whose_service_range_overlaps_the_vips_is_told() -> Result<()> {
+    in_world(async |world| {
+        world.start().await?;
+        world.create_namespace_in(EUROPE).await?;
+        // As its allocator would, had it the federation's range.
+        let theirs = json!({
+            "metadata": { "name": SERVICE, "annotations": { "federation.dev/adopt": "true" } },
+            "spec": { "clusterIP": "198.18.3.4", "clusterIPs": ["198.18.3.4"], "ports": [{ "name": "http", "port": 80 }] },
+        });
+        create(&world.site::<Service>(EUROPE), theirs).await?;
+        world.create_service().await?;
+        let message =
+            world.cluster_says(EUROPE, "ServiceRangeApart", "False", "ServiceRangeOverlaps").await?;
+        let expected = "its Service my-namespace/my-service has the address 198.18.3.4 of the VIP range 198.18.0.0/16: \
+                        connections to such addresses would go to either; give the federation another --vip-range";
+        assert_eq!(message, expected);
+        assert_eq!(world.event("default", "Cluster", "ServiceRangeOverlaps").await?, expected);
+        Ok(())
     })
 }
 
