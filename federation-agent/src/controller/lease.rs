@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    jiff::Timestamp,
+};
 use kube::{Api, Client, api::PostParams};
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{info, warn};
@@ -29,12 +32,16 @@ pub struct Held {
     fence: Fence,
     /// When the request was sent that last made the lease ours. The others count from later.
     renewed: Instant,
+    /// The lease as we wrote it last, in this time of leading.
+    written: Option<Lease>,
 }
 
 enum Outcome {
     Ours,
     /// Somebody else's.
     Taken(String),
+    /// What we wrote last is not there any more, but what was there before: the Federation API has an older store.
+    Restored,
     /// Somebody wrote between our reading and our writing. Who it was is seen next time.
     Contended,
 }
@@ -48,17 +55,20 @@ impl Held {
             election: Election::new(identity, terms),
             fence: Fence::closed(),
             renewed: Instant::now(),
+            written: None,
         }
     }
 
     /// Waits until this process leads, and gives the fence of this time of leading.
     pub async fn acquire(&mut self) -> Fence {
         self.fence = Fence::closed();
+        self.written = None;
         let mut told = String::new();
         loop {
             let tried = timeout(self.terms.renew_deadline, self.attempt()).await;
             let why = match tried {
                 Ok(Ok(Outcome::Ours)) => return self.fence.clone(),
+                Ok(Ok(Outcome::Restored)) => "the Federation API has an older store than before".to_owned(),
                 Ok(Ok(Outcome::Taken(holder))) => format!("{holder} leads, standing by"),
                 Ok(Ok(Outcome::Contended)) => "another controller was quicker, standing by".to_owned(),
                 Ok(Err(error)) if is(&error, 404) => format!(
@@ -91,6 +101,12 @@ impl Held {
             let over = || format!("it could not be renewed within {patience:?}");
             match timeout_at(deadline.into(), self.attempt()).await {
                 Ok(Ok(Outcome::Ours | Outcome::Contended)) => {}
+                Ok(Ok(Outcome::Restored)) => {
+                    // Watches that ask for what comes after a version that is not there yet would be told nothing.
+                    return lost(
+                        "the Federation API has an older store than before, all of which is read anew",
+                    );
+                }
                 Ok(Ok(Outcome::Taken(holder))) => return lost(&format!("{holder} leads now")),
                 Ok(Err(error)) if Instant::now() < deadline => {
                     warn!("the Lease {SYSTEM_NAMESPACE}/{NAME} could not be renewed yet: {}", chain(&error));
@@ -121,6 +137,11 @@ impl Held {
 
     async fn attempt(&mut self) -> Result<Outcome, kube::Error> {
         let found = self.leases.get_opt(NAME).await?;
+        if let Some(written) = &self.written
+            && is_older(found.as_ref(), written)
+        {
+            return Ok(Outcome::Restored);
+        }
         let sent = Instant::now();
         let step = self.election.step(NAME, found.as_ref(), sent, Timestamp::now());
         let written = match &step {
@@ -129,8 +150,9 @@ impl Held {
             Step::Replace(lease) => self.leases.replace(NAME, &parameters(), lease).await,
         };
         match written {
-            Ok(_) => {
+            Ok(lease) => {
                 self.renewed = sent;
+                self.written = Some(lease);
                 self.fence.extend(sent + self.terms.renew_deadline);
                 Ok(Outcome::Ours)
             }
@@ -138,6 +160,16 @@ impl Held {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether the lease that was found is from before the one that we wrote. Nobody but its holder turns its time back.
+fn is_older(found: Option<&Lease>, written: &Lease) -> bool {
+    let spec = |lease: &Lease| lease.spec.clone().unwrap_or_default();
+    let Some(found) = found.map(spec) else { return true };
+    let written = spec(written);
+    // In the unit that is stored.
+    let time = |spec: &LeaseSpec| spec.renew_time.as_ref().map(|time| time.0.as_microsecond());
+    found.holder_identity == written.holder_identity && time(&found) < time(&written)
 }
 
 fn parameters() -> PostParams {
@@ -148,4 +180,37 @@ fn parameters() -> PostParams {
 pub fn identity() -> Result<String> {
     let host = nix::sys::utsname::uname().map_err(|error| anyhow!("ask for this host's name: {error}"))?;
     Ok(format!("{}_{:016x}", host.nodename().display(), rand::random::<u64>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+    use super::*;
+
+    fn lease(holder: &str, second: i64) -> Lease {
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            renew_time: Some(MicroTime(Timestamp::from_second(second).expect("a time"))),
+            ..LeaseSpec::default()
+        };
+        Lease { spec: Some(spec), ..Lease::default() }
+    }
+
+    #[test]
+    fn a_lease_that_went_back_in_time_tells_of_an_older_store() {
+        let written = lease("one", 100);
+        let cases = [
+            (Some(lease("one", 100)), false),
+            // Written, but the answer was lost.
+            (Some(lease("one", 101)), false),
+            (Some(lease("one", 99)), true),
+            // Taken: that is another story.
+            (Some(lease("two", 99)), false),
+            (None, true),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(is_older(found.as_ref(), &written), expected, "{found:?}");
+        }
+    }
 }

@@ -408,6 +408,11 @@ impl Members {
         self.connected_mut().remove(name);
     }
 
+    /// Ends every connection and the work for it.
+    pub fn disconnect_all(&self) {
+        self.connected_mut().clear();
+    }
+
     /// Forgets a cluster that is registered no more.
     pub fn remove(&self, name: &str) {
         self.disconnect(name);

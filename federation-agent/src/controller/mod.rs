@@ -154,6 +154,7 @@ async fn control(args: Args, client: Client, fence: Fence) -> Result<()> {
         vips: Vips::new(Pool::new(args.federation.vip_ranges.clone())),
         settings: args.federation,
     });
+    let _ending = Ending(Arc::clone(&context));
     let reconcilers = async {
         context.world.ready().await;
         // Before any is given: what is held must be known.
@@ -175,6 +176,15 @@ async fn control(args: Args, client: Client, fence: Fence) -> Result<()> {
     tokio::select! {
         () = follow(&context, changes) => bail!("the watches of the Federation API have ended"),
         _ = reconcilers => bail!("the reconcilers have ended"),
+    }
+}
+
+/// Ends the members' work with the reconcilers. Their tasks hold what they share, and that holds them: nobody else would.
+struct Ending(Arc<Context>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.members.disconnect_all();
     }
 }
 

@@ -342,9 +342,9 @@ fn cluster(
     let mut labels = managed();
     labels.extend(args.labels.iter().cloned());
     cluster.metadata.labels = Some(labels);
-    // Of two that overlap the older one stands.
-    let created = registered.and_then(ResourceExt::creation_timestamp);
-    cluster.metadata.creation_timestamp = Some(created.unwrap_or_else(|| Time(Timestamp::now())));
+    // Of two that overlap the older one stands. What is about to be written is the youngest, also where the Cluster is
+    // not: it must not push out one that was there before.
+    cluster.metadata.creation_timestamp = Some(Time(Timestamp::now()));
     Ok(cluster)
 }
 

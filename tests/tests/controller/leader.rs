@@ -98,13 +98,7 @@ fn a_leader_that_is_stopped_and_goes_on_finds_out_before_it_writes() -> Result<(
             "the Lease federation-system/federation-controller is lost, this controller stands by",
         )
         .await?;
-        // It looks at the lease again, so whatever it had in hand is out of it.
-        let standing_by = async || {
-            let log = first.tail(usize::MAX)?;
-            ensure!(log.last().is_some_and(|line| line.contains("leads, standing by")), "{log:?}");
-            Ok(())
-        };
-        world.wait("the first one stands by", standing_by).await?;
+        says(world, &first, "leads, standing by").await?;
 
         let events: Api<Event> = world.hub();
         let told = events.list(&ListParams::default()).await?.items;
