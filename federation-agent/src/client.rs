@@ -13,12 +13,20 @@ use kube::{
 /// # Errors
 /// The file cannot be read, is no kubeconfig, or names certificates that cannot be used. Nothing is sent yet.
 pub async fn from_kubeconfig(path: &Path) -> Result<Client> {
+    let config = config(path).await?;
+    Client::try_from(config).with_context(|| format!("make a client from the kubeconfig {}", path.display()))
+}
+
+/// How such a client is configured.
+///
+/// # Errors
+/// As above.
+pub async fn config(path: &Path) -> Result<Config> {
     let kubeconfig =
         Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()))?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .with_context(|| format!("use the kubeconfig {}", path.display()))?;
-    Client::try_from(config).with_context(|| format!("make a client from the kubeconfig {}", path.display()))
+        .with_context(|| format!("use the kubeconfig {}", path.display()))
 }
 
 /// An error with its causes: the outer one alone says little more than "it failed".

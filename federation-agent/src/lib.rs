@@ -3,7 +3,7 @@
 //!
 //! Arrows point one way: `cli` to the roles, the roles to `plan`, `plan` to `model`. `model` and `plan` know neither
 //! Kubernetes, the kernel nor the runtime; `dataplane` alone talks to the kernel's eBPF; `apiserver` and `controller`
-//! never see it. What `node` and `dns` know of the federation comes from `watch`.
+//! never see it. `membership` is what a person runs beside the controller. What `node` and `dns` know of the federation comes from `watch`.
 
 pub mod api;
 pub mod apiserver;
@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod dns;
 pub mod events;
 pub mod health;
+pub mod membership;
 mod memory;
 pub mod model;
 pub mod node;

@@ -29,6 +29,16 @@ pub struct FederationSettings {
     pub vip_ranges: Vec<IpNet>,
 }
 
+/// Whether it may stand in a DNS name, between dots, and in a Kubernetes label (RFC 1123 section 2.1).
+pub fn is_dns_label(text: &str) -> bool {
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && bytes.iter().all(|byte| is_alphanumeric(*byte) || *byte == b'-')
+        && bytes.first().is_some_and(|byte| is_alphanumeric(*byte))
+        && bytes.last().is_some_and(|byte| is_alphanumeric(*byte))
+}
+
 impl FederationSettings {
     /// The seed of the federation's hash tables: the same on every node.
     pub fn seed(&self) -> u64 {
@@ -38,8 +48,20 @@ impl FederationSettings {
     }
 
     /// # Errors
-    /// Two ranges of one family.
+    /// A name that cannot stand in DNS names and labels, or two ranges of one family.
     pub fn validate(&self) -> Result<()> {
+        ensure!(
+            is_dns_label(&self.federation),
+            "--federation {:?} cannot be part of a DNS name: use at most 63 of a-z, 0-9 and '-', with a letter or digit at \
+             both ends",
+            self.federation
+        );
+        let domain = self.domain.strip_suffix('.').unwrap_or(&self.domain);
+        ensure!(
+            domain.len() <= 253 && domain.split('.').all(is_dns_label),
+            "--domain {:?} is no DNS name: give one like example.com",
+            self.domain
+        );
         for v4 in [true, false] {
             let ranges: Vec<_> =
                 self.vip_ranges.iter().filter(|range| range.addr().is_ipv4() == v4).collect();

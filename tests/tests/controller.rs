@@ -1,9 +1,17 @@
 //! The `controller` role as its users meet it: a real Federation API, real member API servers, the real process.
 
+#[path = "controller/chaos.rs"]
+mod chaos;
+#[path = "controller/crowd.rs"]
+mod crowd;
 #[path = "controller/endpoints.rs"]
 mod endpoints;
+#[path = "controller/leader.rs"]
+mod leader;
 #[path = "controller/mcs.rs"]
 mod mcs;
+#[path = "controller/membership.rs"]
+mod membership;
 #[path = "controller/older.rs"]
 mod older;
 #[path = "controller/process.rs"]

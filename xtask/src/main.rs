@@ -59,6 +59,8 @@ enum Command {
         #[arg(long, value_name = "N")]
         runs: Option<u16>,
     },
+    /// Write the definitions of the federation's kinds to deploy/crds
+    Crds,
     /// Remove every lab that nobody owns any more, kept ones too
     Down,
 }
@@ -115,6 +117,12 @@ fn run(command: Command) -> Result<()> {
                 failover.args(["--runs", &runs.to_string()]);
             }
             programs::become_program(failover)
+        }
+        Command::Crds => {
+            setup::run(Scope::Run)?;
+            programs::build()?;
+            let folder = machine::workspace().join("deploy/crds");
+            programs::run(programs::ours("federation-agent").args(["crds", "--dir"]).arg(folder))
         }
         Command::Down => programs::down(),
     }

@@ -15,6 +15,7 @@ use super::HealthCheckSpec;
     group = "federation.dev",
     version = "v1alpha1",
     kind = "FederatedService",
+    doc = "How the Service of the same name is federated, and how that goes",
     namespaced,
     shortname = "fsvc",
     status = "FederatedServiceStatus",
@@ -34,6 +35,7 @@ pub struct FederatedServiceSpec {
     pub weights: Vec<ClusterWeight>,
     /// Per cent, 100 or more; 140 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100))]
     pub overprovisioning_percent: Option<u16>,
     /// How nodes find out whether endpoints answer; a TCP connection every 250 ms when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,8 +44,10 @@ pub struct FederatedServiceSpec {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterWeight {
+    #[schemars(length(min = 1))]
     pub cluster: String,
     /// 0 to 1000; 0 means only when nothing else is left.
+    #[schemars(range(max = 1000))]
     pub weight: u16,
 }
 

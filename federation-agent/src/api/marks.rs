@@ -28,6 +28,12 @@ pub const EXPORT_NAMESPACES_ANNOTATION: &str = "federation.dev/export-namespaces
 /// Field manager of the record of exports on a Service that a user made.
 pub const EXPORTS_MANAGER: &str = "federation-agent-exports";
 
+/// Annotation on a Cluster: `"true"` has its shards removed, so that it can be deleted and leave nothing behind.
+pub const LEAVING_ANNOTATION: &str = "federation.dev/leaving";
+
+/// Condition of a Cluster that is leaving: nothing of ours is left in it.
+pub const DRAINED_CONDITION: &str = "Drained";
+
 /// Finalizer on a federated Service that has shards.
 pub const SHARDS_FINALIZER: &str = "federation.dev/shards";
 

@@ -1,5 +1,6 @@
 //! The command line: which role to play, or what to show.
 
+mod crds;
 mod explain;
 mod show;
 mod table;
@@ -10,7 +11,11 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{api, apiserver, controller, dns, memory, node};
+use crate::{
+    apiserver, controller, dns,
+    membership::{join, leave},
+    memory, node,
+};
 
 /// What is logged without `FEDERATION_LOG`. The DNS library would tell of each question, the Kubernetes client of each
 /// failed request beside the one who made it.
@@ -37,6 +42,10 @@ enum Command {
     Node(node::Args),
     /// Answer for the federation's names
     Dns(dns::Args),
+    /// Make a cluster a member of the federation, or update its registration
+    Join(join::Args),
+    /// Take a cluster out of the federation, with its shards
+    Leave(leave::Args),
     /// Show what is attached, how full the maps are and what became of packets on this node
     Status(show::Args),
     /// Show every VIP and port with its backends
@@ -50,7 +59,7 @@ enum Command {
     /// Remove the programs and maps of this node
     Detach(show::Args),
     /// Print the definitions of the federation's kinds, for a kube-apiserver that shall serve them
-    Crds,
+    Crds(crds::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -70,13 +79,15 @@ pub fn main() -> Result<()> {
             Command::Controller(args) => controller::run(args).await,
             Command::Node(args) => node::run(args).await,
             Command::Dns(args) => dns::run(args).await,
+            Command::Join(args) => join::run(args).await,
+            Command::Leave(args) => leave::run(args).await,
             Command::Status(args) => show::status(&args),
             Command::Services(args) => show::services(&args),
             Command::Backends(args) => show::backends(&args),
             Command::Flows(args) => show::flows(&args),
             Command::Explain(args) => explain::run(args).await,
             Command::Detach(args) => show::detach(&args),
-            Command::Crds => show::print(&api::definitions().context("print the definitions")?),
+            Command::Crds(args) => crds::run(&args),
         }
     })
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{
+    api::core::v1::Service,
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::{SignedDuration, Timestamp},
 };
@@ -19,24 +20,29 @@ use serde_json::json;
 
 use super::{
     admit::Refused,
+    book::Outcome,
     context::Context,
     credentials,
-    member::{Contact, Member, Members, Reach, Standing, State},
+    member::{ClusterId, Contact, Member, Members, Reach, Standing, State},
     registration::{self, Refusal},
+    selection::has_finalizer,
     slices::cluster_of,
     status::{ACCEPTED, Endpoints, Verdict, find, newly_false},
     work::{Failure, Trying as _, is},
+    world::key,
 };
 use crate::{
     api::{
         Cluster, ClusterStatus, GROUP, SYSTEM_NAMESPACE, VERSION,
-        marks::{EXPORT_NAMESPACES_ANNOTATION, FIELD_MANAGER},
+        marks::{DRAINED_CONDITION, EXPORT_NAMESPACES_ANNOTATION, FIELD_MANAGER},
     },
     model::ServiceKey,
 };
 
 const HEALTHY: &str = "ControlPlaneHealthy";
 const ADMITTED: &str = "EndpointsAdmitted";
+/// Only said where it does not hold: nobody can read a cluster's Service range, one sees it by its addresses.
+const RANGES_APART: &str = "ServiceRangeApart";
 /// How old `lastContactTime` may grow while nothing else changes: every write of it is read by every node.
 const CONTACT_AGE: SignedDuration = SignedDuration::from_mins(1);
 /// When to look again at a registration that is refused, in case it was for a reason that we are not told about.
@@ -75,7 +81,7 @@ async fn login(cluster: &Cluster, context: &Arc<Context>) -> Result<Arc<Member>,
 /// A number for all that the user says: where it changes, services are looked at again.
 fn said(cluster: &Cluster) -> u64 {
     let mut hasher = DefaultHasher::new();
-    cluster.metadata.labels.hash(&mut hasher);
+    (&cluster.metadata.labels, registration::is_leaving(cluster)).hash(&mut hasher);
     cluster.annotations().get(EXPORT_NAMESPACES_ANNOTATION).hash(&mut hasher);
     serde_json::to_string(&cluster.spec).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
@@ -92,8 +98,10 @@ async fn report(
     let name = cluster.name_any();
     let before = cluster.status.clone().unwrap_or_default();
     let now = Timestamp::now();
+    let member = context.members.get(&name);
+    let validity = member.as_deref().and_then(Member::validity);
     let mut conditions = vec![
-        condition(ACCEPTED, accepted(verdict, &before.conditions), cluster, now),
+        condition(ACCEPTED, accepted(verdict, &before.conditions, validity.as_deref()), cluster, now),
         condition(HEALTHY, healthy(verdict), cluster, now),
     ];
     match refused {
@@ -101,14 +109,32 @@ async fn report(
         // The last listing's verdict stands until there is another.
         None => conditions.extend(find(&before.conditions, ADMITTED).cloned()),
     }
+    let overlap = member.as_deref().and_then(Member::overlap);
+    if let Some(how) = overlap {
+        conditions.push(condition(RANGES_APART, overlapping(how), cluster, now));
+    }
+    if registration::is_leaving(cluster) {
+        conditions.push(condition(DRAINED_CONDITION, drained(&Remains::of(&name, context)), cluster, now));
+    }
     let is_known = contact.is_some_and(|contact| contact.state == State::Answers);
     let count = |number: usize| u32::try_from(number).ok();
+    let cluster_id = match contact.map(|contact| &contact.id) {
+        Some(ClusterId::Told(id)) => id.clone(),
+        Some(ClusterId::NotAsked) | None => before.cluster_id.clone(),
+    };
+    let last_contact_time = last_contact(contact, &before, &conditions);
+    // As old as the time of contact, for the same reason.
+    let api_latency_milliseconds = match contact.and_then(|contact| contact.latency) {
+        Some(latency) if last_contact_time != before.last_contact_time => latency.as_millis().try_into().ok(),
+        _ => before.api_latency_milliseconds,
+    };
     let status = ClusterStatus {
         version: contact.and_then(|contact| contact.version.clone()).or_else(|| before.version.clone()),
-        cluster_id: before.cluster_id.clone(),
+        cluster_id,
         services: if is_known { count(context.book.in_place(&name)) } else { before.services },
         endpoints: Some(endpoints(context, &name)),
-        last_contact_time: last_contact(contact, &before, &conditions),
+        api_latency_milliseconds,
+        last_contact_time,
         conditions,
     };
     if cluster.status.as_ref() == Some(&status) {
@@ -124,7 +150,8 @@ async fn report(
         Err(error) if is(&error, 404) => return Ok(()),
         result => drop(result.trying(|| format!("write the status of Cluster {name}"))?),
     }
-    for condition in newly_false(&before.conditions, &status.conditions) {
+    let warned = newly_false(&before.conditions, &status.conditions);
+    for condition in warned.filter(|condition| condition.type_ != DRAINED_CONDITION) {
         context.events.warn(cluster.object_ref(&()), &condition.reason, &condition.message).await;
     }
     Ok(())
@@ -135,8 +162,11 @@ fn condition(type_: &str, verdict: Verdict, cluster: &Cluster, now: Timestamp) -
     verdict.condition(type_, before, cluster.metadata.generation, now)
 }
 
-fn accepted(verdict: &Result<State, Refusal>, before: &[Condition]) -> Verdict {
-    let accepted = || Verdict::new(true, "Accepted", "the registration and its credentials are usable");
+fn accepted(verdict: &Result<State, Refusal>, before: &[Condition], validity: Option<&str>) -> Verdict {
+    let accepted = || {
+        let until = validity.map(|validity| format!("; {validity}")).unwrap_or_default();
+        Verdict::new(true, "Accepted", format!("the registration and its credentials are usable{until}"))
+    };
     match verdict {
         Err(refusal) | Ok(State::Refuses(refusal)) => Verdict::new(false, refusal.reason, &refusal.message),
         Ok(State::Answers) => accepted(),
@@ -171,6 +201,57 @@ fn admitted(refused: &[(ServiceKey, Refused)]) -> Verdict {
     let count: u32 = refused.iter().map(|(_, refused)| refused.count).sum();
     let message = format!("{count} endpoints are left out, as of {service} {}", example.example);
     Verdict::new(false, "EndpointsRefused", message)
+}
+
+/// What is left in a cluster that is leaving.
+#[derive(Debug, Default)]
+struct Remains {
+    shards: Vec<ServiceKey>,
+    slices: usize,
+    answers: bool,
+}
+
+impl Remains {
+    fn of(name: &str, context: &Context) -> Self {
+        let is_left = |service: &Arc<Service>| {
+            let uid = service.metadata.uid.as_deref().unwrap_or_default();
+            let outcome = context.book.outcome(&key(&**service), uid, name);
+            has_finalizer(service) && context.was_entered(name) && outcome != Some(Outcome::Absent)
+        };
+        let services = context.world.services.state();
+        let mut shards: Vec<_> = services.iter().filter(|s| is_left(s)).map(|s| key(&**s)).collect();
+        shards.sort();
+        let slices = context.world.mirrored().iter().filter(|slice| cluster_of(slice) == Some(name)).count();
+        Self { shards, slices, answers: context.members.get(name).is_some_and(|member| member.answers()) }
+    }
+}
+
+fn drained(remains: &Remains) -> Verdict {
+    let Remains { shards, slices, answers } = remains;
+    match shards.first() {
+        Some(first) => {
+            let wait = if *answers { "" } else { ", and its API does not let us in" };
+            Verdict::new(
+                false,
+                "RemovingShards",
+                format!("{} services may have shards there still, as {first}{wait}", shards.len()),
+            )
+        }
+        None if *slices > 0 => Verdict::new(
+            false,
+            "RemovingEndpoints",
+            format!("{slices} mirrored EndpointSlices are being removed"),
+        ),
+        None => {
+            Verdict::new(true, "ShardsRemoved", "nothing of the federation is left in it; it can be deleted")
+        }
+    }
+}
+
+fn overlapping(how: &str) -> Verdict {
+    let what_to_do =
+        "connections to such addresses would go to either; give the federation another --vip-range";
+    Verdict::new(false, "ServiceRangeOverlaps", format!("{how}: {what_to_do}"))
 }
 
 fn endpoints(context: &Context, name: &str) -> u32 {
@@ -208,7 +289,7 @@ mod tests {
             (Err(refusal()), (Some(false), "CredentialsRefused"), (None, "NotAsked")),
         ];
         for (verdict, expected_accepted, expected_healthy) in cases {
-            assert_eq!(told(&accepted(&verdict, &[])), expected_accepted, "{verdict:?}");
+            assert_eq!(told(&accepted(&verdict, &[], None)), expected_accepted, "{verdict:?}");
             assert_eq!(told(&healthy(&verdict)), expected_healthy, "{verdict:?}");
         }
     }
@@ -216,8 +297,10 @@ mod tests {
     #[test]
     fn an_accepted_cluster_that_falls_silent_stays_accepted() {
         let now = Timestamp::UNIX_EPOCH;
-        let before = [accepted(&Ok(State::Answers), &[]).condition(ACCEPTED, &[], None, now)];
-        assert_eq!(told(&accepted(&Ok(State::Silent("gone".into())), &before)), (Some(true), "Accepted"));
+        let before = [accepted(&Ok(State::Answers), &[], None).condition(ACCEPTED, &[], None, now)];
+        let silent = accepted(&Ok(State::Silent("gone".into())), &before, Some("the token expires tomorrow"));
+        assert_eq!(told(&silent), (Some(true), "Accepted"));
+        assert!(silent.message.ends_with("are usable; the token expires tomorrow"), "{}", silent.message);
     }
 
     #[test]
@@ -234,6 +317,19 @@ mod tests {
             "3 endpoints are left out, as of n/a 192.0.2.1: it lies outside the cluster's networks"
         );
         assert_eq!(told(&admitted(&[])), (Some(true), "Admitted"));
+    }
+
+    #[test]
+    fn a_cluster_has_been_left_when_neither_shards_nor_endpoints_remain() {
+        let shards = vec![ServiceKey::new("n", "a"), ServiceKey::new("n", "b")];
+        let remains = Remains { shards, slices: 2, answers: false };
+        let verdict = drained(&remains);
+        assert_eq!(told(&verdict), (Some(false), "RemovingShards"));
+        let expected = "2 services may have shards there still, as n/a, and its API does not let us in";
+        assert_eq!(verdict.message, expected);
+        let remains = Remains { shards: Vec::new(), ..remains };
+        assert_eq!(told(&drained(&remains)), (Some(false), "RemovingEndpoints"));
+        assert_eq!(told(&drained(&Remains::default())), (Some(true), "ShardsRemoved"));
     }
 
     #[test]

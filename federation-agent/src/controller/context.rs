@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 
 use super::{
     book::{Book, Outcome},
+    fence::Fence,
     mcs,
     member::{Member, Members},
+    registration,
     status::stored_vips,
     vips::Pool,
     work::Queue,
@@ -29,6 +31,8 @@ use crate::{
 pub struct Context {
     /// Of the Federation API.
     pub client: Client,
+    /// What all clients are behind.
+    pub fence: Fence,
     pub settings: FederationSettings,
     /// Which Services are federated.
     pub selector: Selector,
@@ -116,6 +120,7 @@ impl Context {
                 if let Some(member) = self.members.get(&cluster) {
                     wake(&member.mirror, reference(&service));
                 }
+                self.wake_leaving(&cluster);
                 if self.world.service(&service).is_none() {
                     self.queues.sweep.notify_one();
                 }
@@ -125,16 +130,30 @@ impl Context {
     }
 
     /// Notes what became of a shard, and wakes who waits for it.
-    pub fn note(&self, service: &Service, member: &Member, wish: u64, outcome: Outcome) {
+    pub fn note(&self, service: &Service, member: &Member, wish: u64, heard: u64, outcome: Outcome) {
         let uid = service.metadata.uid.as_deref().unwrap_or_default();
         let key = key(service);
-        if self.book.note(&key, uid, &member.name, wish, outcome) {
+        if self.book.note(&key, uid, &member.name, wish, heard, outcome) {
             wake(&self.queues.reports, reference(&key));
             wake(&member.mirror, reference(&key));
             if service.metadata.deletion_timestamp.is_some() {
                 wake(&self.queues.services, reference(&key));
             }
+            self.wake_leaving(&member.name);
         }
+    }
+
+    /// Whether a cluster ever let us in. One that did not has nothing of ours.
+    pub fn was_entered(&self, cluster: &str) -> bool {
+        let contact = self.members.get(cluster).and_then(|member| member.contact().last);
+        let reported = || self.world.cluster(cluster)?.status.as_ref()?.last_contact_time.clone();
+        contact.is_some() || reported().is_some()
+    }
+
+    /// A shard is not as we left it: it is looked at again.
+    pub fn doubt_shard(&self, service: &ServiceKey, member: &Member) {
+        self.book.doubt(service, &member.name);
+        wake(&member.shards, reference(service));
     }
 
     /// A cluster's standing changed: what it may have and what is reported of it changes too.
@@ -146,6 +165,13 @@ impl Context {
         wake_all(&self.queues.reports, &self.world.federated);
         wake_all(&self.queues.services, &self.world.services);
         self.touch_exports_of(name);
+    }
+
+    /// What is left in a cluster that is leaving is reported on it.
+    fn wake_leaving(&self, name: &str) {
+        if self.world.cluster(name).is_some_and(|cluster| registration::is_leaving(&cluster)) {
+            self.wake_cluster(name);
+        }
     }
 
     pub fn wake_cluster(&self, name: &str) {

@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::registration::Refusal;
+use super::{expiry::Validity, registration::Refusal};
 use crate::api::SYSTEM_NAMESPACE;
 
 const KUBECONFIG: &str = "kubeconfig";
@@ -32,6 +32,8 @@ pub const WATCH_SECONDS: u32 = 60;
 /// How to log in, and a number that changes when that does.
 pub struct Login {
     pub config: Config,
+    /// Until when the credentials are good, where they say so.
+    pub validity: Option<Validity>,
     pub fingerprint: u64,
 }
 
@@ -53,6 +55,7 @@ pub async fn login(server: &str, name: &str, secret: Option<&Secret>) -> Result<
             return Err(missing(format!("Secret {name} has neither {KUBECONFIG}, nor {TOKEN} and {CA}")));
         }
     };
+    let validity = Validity::of(&kubeconfig);
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .map_err(|error| invalid(format!("Secret {name} cannot be used: {error}")))?;
@@ -60,7 +63,7 @@ pub async fn login(server: &str, name: &str, secret: Option<&Secret>) -> Result<
         server.parse().map_err(|error| invalid(format!("spec.server {server:?} is no URL: {error}")))?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
-    Ok(Login { config, fingerprint: fingerprint(server, data) })
+    Ok(Login { config, validity, fingerprint: fingerprint(server, data) })
 }
 
 fn missing(message: String) -> Refusal {

@@ -108,6 +108,14 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
     for slice in &desired {
         let slice_name = slice.name_any();
+        if let Some(other) = actual
+            .iter()
+            .find(|actual| actual.name_any() == slice_name && actual.address_type != slice.address_type)
+        {
+            // The type of its addresses is for a slice's life: this is another one under its name.
+            let what = || format!("replace mirrored endpoints {}/{slice_name}", key.namespace);
+            delete(&api, &other.name_any()).await.trying(what)?;
+        }
         let is_there =
             actual.iter().any(|actual| actual.name_any() == slice_name && is_as_desired(actual, slice));
         if !is_there {

@@ -12,19 +12,25 @@
 //! | [`mcs`] | name that members export | the Service of what they export; imports, in the members |
 //! | [`sweep`] | mirrored `EndpointSlice` | nothing, or its deletion |
 //!
-//! What they decide by is pure: [`admit`], [`mirrored`], [`registration`], [`selection`], [`shard`], [`status`], [`vips`].
+//! They act only while this process leads ([`lease`]), and [`fence`] sees to it that nothing is written after that. What
+//! is decided by is pure: [`admit`], [`election`], [`expiry`], [`mirrored`], [`registration`], [`selection`], [`shard`], [`status`], [`vips`].
 
 mod admit;
 mod book;
 mod clusters;
 mod context;
-mod credentials;
+pub mod credentials;
+mod election;
+mod expiry;
+mod fence;
+mod identity;
+mod lease;
 mod mcs;
 mod member;
 mod mirror;
 mod mirrored;
 mod propagate;
-mod registration;
+pub mod registration;
 mod report;
 mod selection;
 mod services;
@@ -36,27 +42,36 @@ mod vips;
 mod work;
 mod world;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, pin::pin, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use futures::{Stream, StreamExt as _, pin_mut};
 use kube::{Api, Client, api::ListParams, core::Selector};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use crate::{api::Cluster, client, events::Events, settings::FederationSettings, shutdown};
 use book::Book;
 use context::{Context, Queues, Vips};
+use election::ElectionSettings;
+use fence::Fence;
+use lease::Held;
 use member::Members;
 use vips::Pool;
 use work::{is, work};
 use world::{Change, World};
 
-#[derive(ClapArgs, Debug)]
+#[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     #[command(flatten)]
     federation: FederationSettings,
+
+    #[command(flatten)]
+    election: ElectionSettings,
 
     /// Kubeconfig of the Federation API
     #[arg(long, env = "FEDERATION_KUBECONFIG", value_name = "FILE")]
@@ -79,17 +94,52 @@ pub struct Args {
 /// The settings cannot be used, or the Federation API refuses the kubeconfig.
 pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
-    let shutdown = shutdown::requested()?;
-    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let terms = args.election.leader_elect.then(|| args.election.terms()).transpose()?;
+    let mut shutdown = pin!(shutdown::requested()?);
+    let config = client::config(&args.kubeconfig).await?;
+    let unfenced = Fence::open().client(config.clone()).context("make a client of the Federation API")?;
     tokio::select! {
-        result = control(args, client) => result,
-        // Everything that is under way is begun again by the next process.
-        () = shutdown => Ok(()),
+        admitted = admitted(&unfenced, &args) => admitted?,
+        () = &mut shutdown => return Ok(()),
+    }
+    let Some(terms) = terms else {
+        return tokio::select! {
+            result = control(args, unfenced, Fence::open()) => result,
+            // Everything that is under way is begun again by the next process.
+            () = shutdown => Ok(()),
+        };
+    };
+
+    let identity = lease::identity()?;
+    let mut lease = Held::new(unfenced, identity.clone(), terms);
+    loop {
+        let fence = tokio::select! {
+            fence = lease.acquire() => fence,
+            () = &mut shutdown => return Ok(()),
+        };
+        info!(identity, "this controller leads");
+        let fenced = fence.client(config.clone()).context("make a client of the Federation API")?;
+        // A task of its own: however busy it is, the lease is renewed meanwhile.
+        let mut acting = JoinSet::new();
+        acting.spawn(control(args.clone(), fenced, fence.clone()));
+        let ended = tokio::select! {
+            Some(ended) = acting.join_next() => Some(ended.context("the controller's task failed").flatten()),
+            lost = lease.keep() => {
+                warn!("{lost}");
+                None
+            }
+            () = &mut shutdown => Some(Ok(())),
+        };
+        fence.close();
+        acting.shutdown().await;
+        if let Some(result) = ended {
+            lease.release().await;
+            return result;
+        }
     }
 }
 
-async fn control(args: Args, client: Client) -> Result<()> {
-    admitted(&client, &args).await?;
+async fn control(args: Args, client: Client, fence: Fence) -> Result<()> {
     let (world, changes) = World::watch(&client);
     let (clusters, cluster_queue) = mpsc::unbounded_channel();
     let (services, service_queue) = mpsc::unbounded_channel();
@@ -97,6 +147,7 @@ async fn control(args: Args, client: Client) -> Result<()> {
     let context = Arc::new(Context {
         events: Events::new(client.clone()),
         client,
+        fence,
         selector: args.service_selector,
         world,
         members: Members::default(),
@@ -106,6 +157,7 @@ async fn control(args: Args, client: Client) -> Result<()> {
         vips: Vips::new(Pool::new(args.federation.vip_ranges.clone())),
         settings: args.federation,
     });
+    let _ending = Ending(Arc::clone(&context));
     let reconcilers = async {
         context.world.ready().await;
         // Before any is given: what is held must be known.
@@ -128,6 +180,15 @@ async fn control(args: Args, client: Client) -> Result<()> {
     tokio::select! {
         () = follow(&context, changes) => bail!("the watches of the Federation API have ended"),
         _ = reconcilers => bail!("the reconcilers have ended"),
+    }
+}
+
+/// Ends the members' work with the reconcilers. Their tasks hold what they share, and that holds them: nobody else would.
+struct Ending(Arc<Context>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.members.disconnect_all();
     }
 }
 

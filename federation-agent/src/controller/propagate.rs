@@ -7,35 +7,46 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
-    runtime::controller::Action,
+    api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    runtime::{
+        WatchStreamExt as _,
+        controller::Action,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde_json::json;
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::{
     book::Outcome,
     context::{Context, Post},
+    credentials::WATCH_SECONDS,
     mcs,
     member::Member,
+    registration,
     selection::{self, Selection},
     shard::{self, Claim},
     work::{Failure, Trying as _, is},
     world::key,
 };
-use crate::api::{
-    FederatedServiceSpec,
-    marks::{FEDERATION_LABEL, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
+use crate::{
+    api::{
+        FederatedServiceSpec,
+        marks::{FEDERATION_LABEL, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
+    },
+    client::chain,
 };
 
 /// How long a cluster may take for one shard.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a conflict is looked at again: its solution is told to the cluster, not to us.
 const CONFLICT_PERIOD: Duration = Duration::from_secs(5);
-/// How often a shard is applied anew, in case somebody changed it.
+/// How often a shard is applied anew, in case somebody changed it and we were not told.
 const REPAIR_PERIOD: Duration = Duration::from_mins(5);
 
 /// What a cluster shall have of a service.
@@ -59,7 +70,8 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
     let number = number(&wish, &service, contact.epoch);
     let uid = service.uid().unwrap_or_default();
     let known = context.book.entry(&key(&*service), &uid, &member.name).filter(|entry| entry.wish == number);
-    match (&wish, known.as_ref().map(|entry| (&entry.outcome, entry.since.elapsed()))) {
+    let trusted = known.as_ref().filter(|entry| entry.is_trusted());
+    match (&wish, trusted.map(|entry| (&entry.outcome, entry.since.elapsed()))) {
         (Wish::Untouched, _) | (Wish::Absent, Some((Outcome::Absent, _))) => {
             return Ok(Action::await_change());
         }
@@ -73,16 +85,19 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
         return Ok(Action::await_change());
     }
 
+    let heard = context.book.doubts(&key(&*service), &member.name);
     if known.is_none() {
         // What was found out for another wish must not be taken for an answer to this one.
-        context.note(&service, member, number, Outcome::Pending);
+        context.note(&service, member, number, heard, Outcome::Pending);
     }
     let what = || format!("shard {} in {}", key(&*service), member.name);
     let carried_out = timeout(TIMEOUT, carry_out(context, member, &service, &wish)).await;
     let outcome = match carried_out {
         Ok(Ok(outcome)) => outcome,
+        // Somebody wrote between our reading and our writing, which says nothing about the cluster.
+        Ok(Err(error)) if is(&error, 409) => return Err(error).trying(what),
         Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
-            context.note(&service, member, number, Outcome::Failed(status.message.clone()));
+            context.note(&service, member, number, heard, Outcome::Failed(status.message.clone()));
             return Err(kube::Error::Api(status)).trying(what);
         }
         Ok(Err(error)) => {
@@ -99,7 +114,7 @@ pub async fn reconcile(service: Arc<Service>, post: Arc<Post>) -> Result<Action,
         Outcome::InPlace => Action::requeue(REPAIR_PERIOD),
         _ => Action::await_change(),
     };
-    context.note(&service, member, number, outcome);
+    context.note(&service, member, number, heard, outcome);
     Ok(next)
 }
 
@@ -116,7 +131,38 @@ fn note_exported(context: &Context, member: &Member, service: &Service) {
         Some(None) => return,
         Some(Some(false)) | None => Outcome::Absent,
     };
-    context.note(service, member, 0, outcome);
+    let heard = context.book.doubts(&key(service), &member.name);
+    context.note(service, member, 0, heard, outcome);
+}
+
+/// Follows what others do to our shards in the cluster.
+pub async fn watch(post: Arc<Post>) {
+    let Post { context, member } = &*post;
+    let shards: Api<PartialObjectMeta<Service>> = Api::all(member.client.clone());
+    let ours = format!("{FEDERATION_LABEL}={}", context.settings.federation);
+    let config = watcher::Config::default().labels(&ours).timeout(WATCH_SECONDS);
+    let mut events = watcher(shards, config).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(shard) | Event::InitApply(shard)) => {
+                let service = key(&shard);
+                if !member.has_written(&service, shard.metadata.resource_version.as_deref()) {
+                    context.doubt_shard(&service, member);
+                }
+            }
+            // Deleted, or its marks were taken off.
+            Ok(Event::Delete(shard)) => context.doubt_shard(&key(&shard), member),
+            Ok(Event::Init) => {}
+            // What went while nobody watched is in no listing.
+            Ok(Event::InitDone) => {
+                for service in context.world.services.state() {
+                    context.doubt_shard(&key(&*service), member);
+                }
+            }
+            // The watch of endpoints fails for the same reason, and says so.
+            Err(error) => debug!(cluster = member.name, "its shards cannot be watched: {}", chain(&error)),
+        }
+    }
 }
 
 fn doubt(context: &Context, member: &Member) {
@@ -132,12 +178,15 @@ fn wish(context: &Context, member: &Member, service: &Service) -> Wish {
     if service.metadata.deletion_timestamp.is_some() {
         return if shard::is_orphaning(service) { Wish::Untouched } else { Wish::Absent };
     }
+    let Some(cluster) = context.world.cluster(&member.name) else { return Wish::Untouched };
+    if registration::is_leaving(&cluster) {
+        return Wish::Absent;
+    }
     let federation = &context.settings.federation;
     if selection::check(service, federation).is_err() {
         return Wish::Untouched;
     }
     let Some(federated) = context.world.federated(&key(service)) else { return Wish::Untouched };
-    let Some(cluster) = context.world.cluster(&member.name) else { return Wish::Untouched };
     match select(context, &federated.spec).selects(&cluster) {
         Some(true) => Wish::Present(Box::new(shard::manifest(service, federation))),
         Some(false) => Wish::Absent,
@@ -172,14 +221,25 @@ async fn carry_out(
     let existing = shards.get_opt(&service.name_any()).await?;
     let claim = existing.as_ref().map(|existing| shard::claim(existing, &context.settings.federation));
     match (wish, existing, claim) {
-        (Wish::Present(manifest), None, _) => create(member, &shards, &namespace, manifest).await,
+        (Wish::Present(manifest), None, _) => create(context, member, &shards, &namespace, manifest).await,
         (Wish::Present(_), Some(_), Some(Claim::Foreign(why))) => Ok(Outcome::Conflict(why)),
         (Wish::Present(manifest), Some(existing), _) => {
+            if let Some(ports) = shard::ports_without_others(&existing, manifest) {
+                // Of the very version that was read.
+                let patch = json!({
+                    "metadata": { "uid": existing.metadata.uid, "resourceVersion": existing.metadata.resource_version },
+                    "spec": { "ports": ports },
+                });
+                let parameters =
+                    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+                shards.patch(&service.name_any(), &parameters, &Patch::Merge(&patch)).await?;
+            }
             let mut manifest = manifest.clone();
             // Not one that came in its place since it was read.
             manifest.metadata.uid = existing.metadata.uid;
             let parameters = PatchParams::apply(FIELD_MANAGER).force();
-            shards.patch(&service.name_any(), &parameters, &Patch::Apply(&*manifest)).await?;
+            let applied = shards.patch(&service.name_any(), &parameters, &Patch::Apply(&*manifest)).await?;
+            written(context, member, &applied);
             Ok(Outcome::InPlace)
         }
         (Wish::Absent, Some(existing), Some(Claim::Ours)) => {
@@ -195,8 +255,20 @@ async fn carry_out(
     }
 }
 
+/// Notes how the cluster has taken a shard.
+fn written(context: &Context, member: &Member, shard: &Service) {
+    let service = key(shard);
+    member.note_written(&service, shard);
+    if let Some((ip, range)) = shard::address_in_vip_range(shard, &context.settings.vip_ranges)
+        && member.note_overlap(format!("its Service {service} has the address {ip} of the VIP range {range}"))
+    {
+        context.wake_cluster(&member.name);
+    }
+}
+
 /// Makes the shard, and its namespace where there is none.
 async fn create(
+    context: &Context,
     member: &Member,
     shards: &Api<Service>,
     namespace: &str,
@@ -213,7 +285,10 @@ async fn create(
         applied = apply().await;
     }
     match applied {
-        Ok(_) => Ok(Outcome::InPlace),
+        Ok(applied) => {
+            written(context, member, &applied);
+            Ok(Outcome::InPlace)
+        }
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Conflict(status.message.clone())),
         Err(error) => Err(error),
     }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use kube::ResourceExt as _;
 
-use crate::api::{Cluster, Reachability};
+use crate::{
+    api::{Cluster, Reachability, marks::LEAVING_ANNOTATION},
+    settings::is_dns_label,
+};
 
 /// Why a registration cannot be accepted: a word for programs, a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +67,9 @@ pub fn check(cluster: &Cluster, all: &[Arc<Cluster>], vip_ranges: &[IpNet]) -> R
     Ok(())
 }
 
-fn is_dns_label(text: &str) -> bool {
-    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = text.as_bytes();
-    bytes.len() <= 63
-        && bytes.iter().all(|byte| is_alphanumeric(*byte) || *byte == b'-')
-        && bytes.first().is_some_and(|byte| is_alphanumeric(*byte))
-        && bytes.last().is_some_and(|byte| is_alphanumeric(*byte))
+/// Whether its shards shall go, before it is deleted.
+pub fn is_leaving(cluster: &Cluster) -> bool {
+    cluster.annotations().get(LEAVING_ANNOTATION).is_some_and(|value| value == "true")
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {

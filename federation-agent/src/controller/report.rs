@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Resource as _, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::controller::Action,
 };
 use serde_json::json;
@@ -25,7 +25,8 @@ use super::{
 };
 use crate::{
     api::{
-        Cluster, FederatedService, FederatedServiceStatus, GROUP, VERSION, VipStatus, marks::FIELD_MANAGER,
+        Cluster, FederatedService, FederatedServiceStatus, GROUP, VERSION, VipStatus,
+        marks::{FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
     },
     model::ServiceKey,
 };
@@ -41,6 +42,9 @@ pub async fn reconcile(federated: Arc<FederatedService>, context: Arc<Context>) 
     let key = key(&*federated);
     let service =
         context.world.service(&key).filter(|service| selection::is_federated(service, &context.selector));
+    if context.world.service(&key).is_none() && is_ours(&federated) {
+        return remove(&context, &federated).await;
+    }
     let status = match &service {
         Some(service) => of_service(&federated, service, &context),
         None => without_service(&federated, &context),
@@ -58,6 +62,24 @@ pub async fn reconcile(federated: Arc<FederatedService>, context: Arc<Context>) 
         context.events.warn(about.clone(), &condition.reason, &condition.message).await;
     }
     Ok(next)
+}
+
+/// Whether the controller made it. One that the user made stays, and says that its Service is missing.
+pub fn is_ours(federated: &FederatedService) -> bool {
+    federated.labels().get(MANAGED_BY_LABEL).is_some_and(|manager| manager == MANAGED_BY)
+}
+
+/// Removes one whose Service went while it was being made.
+async fn remove(context: &Context, federated: &FederatedService) -> Result<Action, Failure> {
+    let key = key(federated);
+    let api: Api<FederatedService> = Api::namespaced(context.client.clone(), &key.namespace);
+    let preconditions = Preconditions { uid: federated.uid(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match api.delete(&key.name, &parameters).await {
+        Err(error) if is(&error, 404) || is(&error, 409) => {}
+        result => drop(result.trying(|| format!("delete FederatedService {key}"))?),
+    }
+    Ok(Action::await_change())
 }
 
 /// Whether an Event tells of it: what its owner can put right. That nothing is ready is how every service begins, and

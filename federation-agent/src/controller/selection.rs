@@ -9,7 +9,7 @@ use kube::{
 };
 use thiserror::Error;
 
-use super::mcs;
+use super::{mcs, registration};
 use crate::api::{
     Cluster, FederatedServiceSpec, SYSTEM_NAMESPACE,
     marks::{CLUSTER_LABEL, SHARDS_FINALIZER},
@@ -97,6 +97,9 @@ impl Selection {
 
     /// `None`: it is not known, whatever is there stays.
     pub fn selects(&self, cluster: &Cluster) -> Option<bool> {
+        if registration::is_leaving(cluster) {
+            return Some(false);
+        }
         match self {
             Self::Matching(selector) => {
                 let mut labels = cluster.labels().clone();
@@ -166,7 +169,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::ClusterSpec;
+    use crate::api::{ClusterSpec, marks::LEAVING_ANNOTATION};
 
     fn service(value: Value) -> Service {
         serde_json::from_value(value).expect("a Service")
@@ -250,6 +253,20 @@ mod tests {
             let selected = [cluster("europe-west1-d", "prod"), cluster("us-east1-b", "test")]
                 .map(|cluster| selection.selects(&cluster));
             assert_eq!(selected, expected.map(Some), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_is_leaving_is_selected_by_nobody() {
+        let mut leaving = cluster("us-east1-b", "prod");
+        leaving.annotations_mut().insert(LEAVING_ANNOTATION.to_owned(), "true".to_owned());
+        let mistaken = json!({ "clusterSelector": { "matchLabels": { CLUSTER_LABEL: "nowhere" } } });
+        for value in [json!({}), mistaken] {
+            assert_eq!(
+                Selection::of(&spec(value.clone()), &known()).selects(&leaving),
+                Some(false),
+                "{value}"
+            );
         }
     }
 

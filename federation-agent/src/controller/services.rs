@@ -17,7 +17,7 @@ use kube::{
 use super::{
     book::Outcome,
     context::Context,
-    mcs, selection, shard,
+    mcs, report, selection, shard,
     work::{Failure, Trying as _, is},
     world::key,
 };
@@ -85,10 +85,7 @@ async fn end(context: &Context, key: &ServiceKey, service: &Service) -> Result<A
     }
     // One that the user made stays, and says that its Service is missing.
     let federated = context.world.federated(key);
-    let is_ours = |federated: &Arc<FederatedService>| {
-        federated.labels().get(MANAGED_BY_LABEL).is_some_and(|manager| manager == MANAGED_BY)
-    };
-    if federated.as_ref().is_some_and(is_ours) {
+    if federated.as_deref().is_some_and(report::is_ours) {
         match federated_services(context, key).delete(&key.name, &DeleteParams::default()).await {
             Err(error) if is(&error, 404) => {}
             result => drop(result.trying(|| format!("delete FederatedService {key}"))?),
@@ -100,17 +97,11 @@ async fn end(context: &Context, key: &ServiceKey, service: &Service) -> Result<A
 /// The clusters that may have a shard still. One that never let us in cannot.
 fn clusters_with_shards(context: &Context, key: &ServiceKey, service: &Service) -> Vec<String> {
     let uid = service.uid().unwrap_or_default();
-    let was_entered = |name: &str| {
-        let contact = context.members.get(name).and_then(|member| member.contact().last);
-        let reported = context
-            .world
-            .cluster(name)
-            .and_then(|cluster| cluster.status.as_ref()?.last_contact_time.clone());
-        contact.is_some() || reported.is_some()
-    };
     let names = context.world.cluster_names().into_iter();
     names
-        .filter(|name| was_entered(name) && context.book.outcome(key, &uid, name) != Some(Outcome::Absent))
+        .filter(|name| {
+            context.was_entered(name) && context.book.outcome(key, &uid, name) != Some(Outcome::Absent)
+        })
         .collect()
 }
 

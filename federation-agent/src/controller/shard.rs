@@ -1,7 +1,8 @@
 //! What a service looks like in one cluster, and whose an existing Service there is. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use kube::{ResourceExt as _, core::ObjectMeta};
 
@@ -93,6 +94,32 @@ pub fn claim(existing: &Service, federation: &str) -> Claim {
     }
 }
 
+/// The ports that a shard shall have, where it has others beside: applying ours would leave the others, which belong to
+/// whoever added them, and fail where both have one name. A port that stays keeps what the cluster gave it.
+pub fn ports_without_others(existing: &Service, manifest: &Service) -> Option<Vec<ServicePort>> {
+    let ports =
+        |service: &Service| service.spec.as_ref().and_then(|spec| spec.ports.clone()).unwrap_or_default();
+    let key = |port: &ServicePort| (port.port, port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()));
+    let (existing, wanted) = (ports(existing), ports(manifest));
+    let is_wanted = |port: &ServicePort| wanted.iter().any(|wanted| key(wanted) == key(port));
+    if existing.iter().all(is_wanted) {
+        return None;
+    }
+    let kept = |port: &ServicePort| {
+        let before = existing.iter().find(|before| key(before) == key(port));
+        ServicePort { node_port: before.and_then(|before| before.node_port), ..port.clone() }
+    };
+    Some(wanted.iter().map(kept).collect())
+}
+
+/// The address that a cluster gave a shard, and the VIP range that it lies in: the cluster's Service range and the
+/// federation's VIPs are not apart.
+pub fn address_in_vip_range(shard: &Service, vip_ranges: &[IpNet]) -> Option<(IpAddr, IpNet)> {
+    let spec = shard.spec.as_ref()?;
+    let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok());
+    ips.into_iter().find_map(|ip| Some((ip, *vip_ranges.iter().find(|range| range.contains(&ip))?)))
+}
+
 /// Whether shards stay when the federated Service is deleted.
 pub fn is_orphaning(federated: &Service) -> bool {
     federated.annotations().get(ORPHAN_ANNOTATION).is_some_and(|value| value == "true")
@@ -145,6 +172,45 @@ mod tests {
             },
         });
         assert_eq!(shard, expected);
+    }
+
+    #[test]
+    fn ports_that_somebody_added_are_found_and_those_that_stay_keep_their_node_port() {
+        let of = |ports: Value| service(json!({ "spec": { "ports": ports } }));
+        let manifest = of(
+            json!([{ "name": "http", "port": 80, "protocol": "TCP" }, { "name": "dns", "port": 53, "protocol": "UDP" }]),
+        );
+        let without = |ports: Value| ports_without_others(&of(ports), &manifest);
+        assert_eq!(
+            without(json!([{ "port": 80, "nodePort": 30001 }])),
+            None,
+            "nothing is there that is not wanted"
+        );
+        let ports = without(
+            json!([{ "port": 80, "nodePort": 30001 }, { "name": "mine", "port": 53, "protocol": "TCP" }]),
+        );
+        let expected = of(json!([
+            { "name": "http", "port": 80, "protocol": "TCP", "nodePort": 30001 },
+            { "name": "dns", "port": 53, "protocol": "UDP" },
+        ]));
+        assert_eq!(ports, expected.spec.and_then(|spec| spec.ports));
+    }
+
+    #[test]
+    fn a_cluster_that_gives_services_virtual_ips_of_the_federation_is_found_out() {
+        let ranges: Vec<IpNet> =
+            ["198.18.0.0/16", "fd98::/64"].iter().map(|range| range.parse().expect("a range")).collect();
+        let cases = [
+            (json!({ "clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7", "fd00::7"] }), None),
+            (json!({ "clusterIP": "None" }), None),
+            (json!({}), None),
+            (json!({ "clusterIP": "198.18.3.4" }), Some("198.18.3.4 198.18.0.0/16")),
+            (json!({ "clusterIPs": ["10.0.0.7", "fd98::7"] }), Some("fd98::7 fd98::/64")),
+        ];
+        for (spec, expected) in cases {
+            let found = address_in_vip_range(&service(json!({ "spec": spec })), &ranges);
+            assert_eq!(found.map(|(ip, range)| format!("{ip} {range}")).as_deref(), expected);
+        }
     }
 
     #[test]

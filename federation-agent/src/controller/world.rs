@@ -104,7 +104,7 @@ impl World {
             self.secrets.wait_until_ready(),
             self.services.wait_until_ready(),
             self.federated.wait_until_ready(),
-            synced.wait_for(|synced| *synced),
+            async { synced.wait_for(|synced| *synced).await.is_ok() },
         );
     }
 

@@ -103,6 +103,36 @@ fn endpoints_of_services_that_are_not_shards_are_nobodys_business() -> Result<()
 }
 
 #[test]
+fn a_slice_that_comes_again_with_addresses_of_the_other_family_is_mirrored_anew() -> Result<()> {
+    in_world(async |world| {
+        world.start_hub().await?;
+        world.start_site(EUROPE).await?;
+        world.start_controller("198.18.0.0/16")?;
+        let mut cluster = EUROPE.cluster();
+        cluster["spec"]["networks"] = json!(["10.8.0.0/16", "fd00:8::/48"]);
+        world.write_secret(EUROPE.name, &[("kubeconfig", &world.kubeconfig(EUROPE)?)]).await?;
+        create(&world.clusters(), cluster).await?;
+        create(&world.hub::<Service>(), crate::world::service()).await?;
+        world.shard(EUROPE).await?;
+        world.announce(EUROPE, &[(&EUROPE.pod(1), true)]).await?;
+        world.mirrored_becomes(EUROPE, &[EUROPE.pod(1)]).await?;
+        // While nobody watches, so that only the end of it is seen.
+        let controller = world.lab.process("controller")?;
+        controller.kill();
+        let slices = world.site::<EndpointSlice>(EUROPE);
+        slices.delete("my-service-x", &DeleteParams::default()).await?;
+        let other = json!({
+            "metadata": { "name": "my-service-x", "labels": { "kubernetes.io/service-name": SERVICE } },
+            "addressType": "IPv6", "endpoints": [{ "addresses": ["fd00:8::1"] }],
+            "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
+        });
+        create(&slices, other).await?;
+        world.start_controller("198.18.0.0/16")?;
+        world.mirrored_becomes(EUROPE, &["fd00:8::1".to_owned()]).await
+    })
+}
+
+#[test]
 fn endpoints_of_a_cluster_that_leaves_go_with_it() -> Result<()> {
     in_world(async |world| {
         let controller = world.start().await?;

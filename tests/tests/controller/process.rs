@@ -21,9 +21,22 @@ fn what_cannot_work_ends_in_a_sentence() -> Result<()> {
             ("--vip-range", "198.18.0.0/16,198.19.0.0/16", "--vip-range was given 2 ranges of IPv4"),
             ("--vip-range", "198.18.0.0/33", "invalid value '198.18.0.0/33' for '--vip-range"),
             ("--service-selector", "=x", "\"=x\" has no label before its ="),
+            ("--federation", "My Federation", "--federation \"My Federation\" cannot be part of a DNS name"),
+            ("--domain", "example..com", "--domain \"example..com\" is no DNS name"),
+            (
+                "--leader-elect-lease-duration",
+                "10s",
+                "--leader-elect-renew-deadline 10s must be shorter than",
+            ),
+            ("--leader-elect-retry-period", "soon", "invalid value 'soon' for '--leader-elect-retry-period"),
         ] {
-            let mut arguments = vec!["--federation", "my-federation", "--domain", "example.com"];
-            let usual = [("--kubeconfig", admin), ("--vip-range", "198.18.0.0/16")];
+            let mut arguments = Vec::new();
+            let usual = [
+                ("--federation", "my-federation"),
+                ("--domain", "example.com"),
+                ("--kubeconfig", admin),
+                ("--vip-range", "198.18.0.0/16"),
+            ];
             arguments.extend(
                 usual.iter().filter(|(name, _)| *name != flag).flat_map(|(name, value)| [*name, *value]),
             );

@@ -1,7 +1,9 @@
 //! Becoming a member, and why not.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::ByteString;
 use kube::api::DeleteParams;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::json;
 
 use crate::world::{AMERICA, EUROPE, create, in_world, merge};
@@ -34,6 +36,57 @@ fn credentials_that_do_not_work_are_named_and_picked_up_once_they_do() -> Result
 
         let log = world.lab.process("controller")?.tail(usize::MAX)?.join("\n");
         assert!(!log.contains("guessed") && !log.contains(token.trim()), "credentials are never logged");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_client_certificate_whose_time_is_over_is_named_with_its_date() -> Result<()> {
+    in_world(async |world| {
+        world.start_hub().await?;
+        world.start_site(EUROPE).await?;
+        world.start_controller("198.18.0.0/16")?;
+        let data = world.lab.folder().join("europe-west1-d/data");
+        let ca = ByteString(std::fs::read(data.join("ca.crt"))?);
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(2024, 1, 1);
+        params.not_after = date_time_ymd(2025, 1, 1);
+        let key = KeyPair::generate()?;
+        let certificate = ByteString(params.self_signed(&key)?.pem().into_bytes());
+        let private = ByteString(key.serialize_pem().into_bytes());
+        let kubeconfig = json!({
+            "clusters": [{ "name": "c", "cluster": {
+                "server": "https://127.0.0.1:7008", "certificate-authority-data": ca,
+            } }],
+            "users": [{ "name": "u", "user": {
+                "client-certificate-data": certificate, "client-key-data": private,
+            } }],
+            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+            "current-context": "x",
+        });
+        world.write_secret(EUROPE.name, &[("kubeconfig", &kubeconfig.to_string())]).await?;
+        create(&world.clusters(), EUROPE.cluster()).await?;
+        let message = world.cluster_says(EUROPE, "Accepted", "False", "CredentialsExpired").await?;
+        assert!(message.starts_with("the client certificate ("), "{message}");
+        assert!(
+            message.ends_with("in the Secret expired on 2025-01-01T00:00:00Z; put a new one there"),
+            "{message}"
+        );
+        assert_eq!(world.event("default", "Cluster", "CredentialsExpired").await?, message);
+
+        let condition = async || {
+            let status = world.clusters().get(EUROPE.name).await?.status.context("a status")?;
+            let accepted = status.conditions.into_iter().find(|condition| condition.type_ == "Accepted");
+            accepted.context("Accepted")
+        };
+        let refused = condition().await?;
+        world.write_secret(EUROPE.name, &[("kubeconfig", &world.kubeconfig(EUROPE)?)]).await?;
+        world.cluster_says(EUROPE, "Accepted", "True", "Accepted").await?;
+        let accepted = condition().await?;
+        assert!(accepted.last_transition_time.0 >= refused.last_transition_time.0);
+        assert_eq!(accepted.observed_generation, Some(1));
+        let status = world.clusters().get(EUROPE.name).await?.status.context("a status")?;
+        assert!(status.api_latency_milliseconds.is_some(), "it is told how long its API took");
         Ok(())
     })
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use federation_agent::api::{FederatedService, ShardState};
 use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DeleteParams};
 use serde_json::json;
 
 use crate::world::{AMERICA, EUROPE, FEDERATION, NAMESPACE, SERVICE, create, in_world, merge, service};
@@ -110,6 +110,39 @@ fn shards_of_an_orphaning_service_stay_and_are_taken_back() -> Result<()> {
 }
 
 #[test]
+fn what_somebody_does_to_a_shard_is_put_right_and_who_takes_the_marks_off_keeps_it() -> Result<()> {
+    in_world(async |world| {
+        world.start().await?;
+        world.create_service().await?;
+        world.service_says("Propagated", "True", "InPlace").await?;
+        let shards = world.site::<Service>(EUROPE);
+        let is_whole = async || {
+            let shard = shards.get(SERVICE).await?;
+            let spec = shard.spec.context("a spec")?;
+            let ports: Vec<_> =
+                spec.ports.iter().flatten().map(|port| (port.port, port.name.as_deref())).collect();
+            ensure!(ports == [(80, Some("http"))], "{ports:?}");
+            ensure!(
+                spec.selector.is_some_and(|selector| selector.get("app").is_some_and(|app| app == "web"))
+            );
+            Ok(())
+        };
+        let ports =
+            json!({ "spec": { "selector": { "app": "mine" }, "ports": [{ "name": "http", "port": 81 }] } });
+        merge(&shards, SERVICE, ports).await?;
+        world.wait("the ports and the selector are as they were", is_whole).await?;
+        shards.delete(SERVICE, &DeleteParams::default()).await?;
+        world.wait("the shard is there again", is_whole).await?;
+
+        let unmarked = json!({ "metadata": { "labels": { "federation.dev/federation": null } } });
+        merge(&shards, SERVICE, unmarked).await?;
+        world.service_says("Propagated", "False", "Conflict").await?;
+        assert!(!shards.get(SERVICE).await?.labels().contains_key("federation.dev/federation"));
+        Ok(())
+    })
+}
+
+#[test]
 fn clusters_are_selected_and_an_unknown_one_is_named() -> Result<()> {
     in_world(async |world| {
         world.start().await?;
@@ -165,7 +198,9 @@ fn what_cannot_be_federated_is_told_on_the_service() -> Result<()> {
                 json!({ "type": "ExternalName", "externalName": "example.com" }),
                 "ServiceUnsupported",
             ),
+            ("headless", json!({ "clusterIP": "None", "ports": [{ "port": 80 }] }), "ServiceUnsupported"),
         ];
+        world.create_hub_namespace("headless").await?;
         for (namespace, spec, reason) in cases {
             let services = world.hub_in::<Service>(namespace);
             create(&services, json!({ "metadata": { "name": "odd" }, "spec": spec })).await?;

@@ -1,6 +1,9 @@
 //! Virtual IPs: given once, kept for the service's life, and told when there are no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use federation_agent::api::{FederatedService, VipStatus};
@@ -76,6 +79,58 @@ fn each_scope_has_a_vip_that_never_moves_while_the_service_lives() -> Result<()>
 }
 
 #[test]
+fn no_vip_moves_when_the_federation_api_comes_back_with_an_older_store() -> Result<()> {
+    in_world(async |world| {
+        world.start().await?;
+        world.create_service().await?;
+        let first = vips(world, 6).await?;
+        let hub = world.lab.process("hub")?;
+        let data = world.lab.folder().join("hub/data");
+        let backup = world.lab.folder().join("backup");
+        assert!(hub.terminate().await?.success());
+        copy(&data, &backup)?;
+        world.restart_hub().await?;
+        let late = json!({ "metadata": { "name": "late" }, "spec": { "ports": [{ "port": 80 }] } });
+        create(&world.hub::<Service>(), late).await?;
+        let federated = world.hub::<FederatedService>();
+        let given = async || {
+            let status = federated.get("late").await?.status.context("no status")?;
+            ensure!(status.vips.len() == 6, "{:?}", status.vips);
+            Ok(())
+        };
+        world.wait("the later service has its VIPs", given).await?;
+
+        world.lab.process("hub")?.kill();
+        std::fs::remove_dir_all(&data)?;
+        copy(&backup, &data)?;
+        world.restart_hub().await?;
+        // The controller that ran on has looked at what there is now: it serves a new one.
+        let newest = json!({ "metadata": { "name": "newest" }, "spec": { "ports": [{ "port": 80 }] } });
+        create(&world.hub::<Service>(), newest).await?;
+        let given = async || {
+            let status = world.hub::<FederatedService>().get("newest").await?.status.context("no status")?;
+            ensure!(status.vips.len() == 6, "{:?}", status.vips);
+            Ok(status.vips)
+        };
+        let newest = world.wait("the newest service has its VIPs", given).await?;
+        assert_eq!(vips(world, 6).await?, first);
+        let held: BTreeSet<_> = first.iter().flat_map(|vip| &vip.ips).collect();
+        assert!(newest.iter().flat_map(|vip| &vip.ips).all(|ip| !held.contains(ip)));
+        Ok(())
+    })
+}
+
+/// Copies a folder of files.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_exhausted_range_is_told_and_used_again_once_there_is_room() -> Result<()> {
     in_world(async |world| {
         world.start_hub().await?;
@@ -104,6 +159,28 @@ fn an_exhausted_range_is_told_and_used_again_once_there_is_room() -> Result<()> 
             Ok(())
         };
         world.wait("the other service has what became free", has_room).await
+    })
+}
+
+#[test]
+fn a_cluster_whose_service_range_overlaps_the_vips_is_told() -> Result<()> {
+    in_world(async |world| {
+        world.start().await?;
+        world.create_namespace_in(EUROPE).await?;
+        // As its allocator would, had it the federation's range.
+        let theirs = json!({
+            "metadata": { "name": SERVICE, "annotations": { "federation.dev/adopt": "true" } },
+            "spec": { "clusterIP": "198.18.3.4", "clusterIPs": ["198.18.3.4"], "ports": [{ "name": "http", "port": 80 }] },
+        });
+        create(&world.site::<Service>(EUROPE), theirs).await?;
+        world.create_service().await?;
+        let message =
+            world.cluster_says(EUROPE, "ServiceRangeApart", "False", "ServiceRangeOverlaps").await?;
+        let expected = "its Service my-namespace/my-service has the address 198.18.3.4 of the VIP range 198.18.0.0/16: \
+                        connections to such addresses would go to either; give the federation another --vip-range";
+        assert_eq!(message, expected);
+        assert_eq!(world.event("default", "Cluster", "ServiceRangeOverlaps").await?, expected);
+        Ok(())
     })
 }
 

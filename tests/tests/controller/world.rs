@@ -26,7 +26,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    core::NamespaceResourceScope,
+    core::{ClusterResourceScope, NamespaceResourceScope},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -36,6 +36,12 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 pub const FEDERATION: &str = "my-federation";
 pub const NAMESPACE: &str = "my-namespace";
 pub const SERVICE: &str = "my-service";
+/// A controller that is killed says no good-bye, and the next one waits for its lease: not for long.
+pub const QUICK_ELECTION: [&str; 3] = [
+    "--leader-elect-lease-duration=2s",
+    "--leader-elect-renew-deadline=1500ms",
+    "--leader-elect-retry-period=200ms",
+];
 /// The federation's own API server, by the name of its process.
 const HUB: &str = "hub";
 const CLUSTER_LABEL: &str = "federation.dev/cluster";
@@ -75,7 +81,7 @@ impl Site {
         format!("10.{}.0.{last}", self.number)
     }
 
-    fn port(self) -> u16 {
+    pub fn port(self) -> u16 {
         7_000 + u16::from(self.number)
     }
 
@@ -167,10 +173,21 @@ impl World {
     }
 
     pub fn start_controller(&self, vip_range: &str) -> Result<Arc<Process>> {
+        self.start_candidate("controller", vip_range, &QUICK_ELECTION)
+    }
+
+    /// A controller of this name among several.
+    pub fn start_candidate(&self, name: &str, vip_range: &str, election: &[&str]) -> Result<Arc<Process>> {
         let mut command = self.controller_command()?;
         command.args(["--federation", FEDERATION, "--domain", "example.com", "--vip-range", vip_range]);
         command.arg("--kubeconfig").arg(self.lab.folder().join(HUB).join("admin.conf"));
-        self.host.spawn("controller", command)
+        command.args(election);
+        self.host.spawn(name, command)
+    }
+
+    /// A command on the machine of the tests.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.host.namespace().command(program)
     }
 
     pub fn controller_command(&self) -> Result<Command> {
@@ -191,6 +208,11 @@ impl World {
     /// The API of a member.
     pub fn site<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self, site: Site) -> Api<K> {
         Api::namespaced(self.client(site.name), NAMESPACE)
+    }
+
+    /// Kinds of a member that are in no namespace.
+    pub fn of_site<K: Resource<DynamicType = (), Scope = ClusterResourceScope>>(&self, site: Site) -> Api<K> {
+        Api::all(self.client(site.name))
     }
 
     pub fn clusters(&self) -> Api<Cluster> {
