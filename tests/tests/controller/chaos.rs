@@ -53,7 +53,7 @@ impl Chaos<'_> {
     async fn step(&mut self) -> Result<()> {
         match self.random.random_range(0..10_u8) {
             0..5 => self.operate().await,
-            5..8 => self.kill().await,
+            5..8 => self.kill(),
             _ => self.revive().await,
         }
     }
@@ -96,7 +96,7 @@ impl Chaos<'_> {
         Ok(())
     }
 
-    async fn kill(&mut self) -> Result<()> {
+    fn kill(&mut self) -> Result<()> {
         let running: Vec<_> = self.running.iter().copied().collect();
         let Some(name) = running.choose(&mut self.random).copied() else { return Ok(()) };
         self.tell(format!("{name} is killed"));
