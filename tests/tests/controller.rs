@@ -2,6 +2,8 @@
 
 #[path = "controller/endpoints.rs"]
 mod endpoints;
+#[path = "controller/ingress.rs"]
+mod ingress;
 #[path = "controller/process.rs"]
 mod process;
 #[path = "controller/registration.rs"]

@@ -11,8 +11,8 @@ use kube::CustomResourceExt as _;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
 pub use federated_service::{
-    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, ScopeKind, ShardState,
-    ShardStatus, VipStatus,
+    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, IngressStatus, ScopeKind,
+    ShardState, ShardStatus, VipStatus,
 };
 pub use health_check::{Fault, HealthCheckProtocol, HealthCheckSpec};
 

@@ -17,6 +17,7 @@ use super::{
     admit::Refused,
     context::{Context, Post},
     credentials::Login,
+    ingress::{self, Ingresses},
     mirror, propagate,
     registration::Refusal,
     slices::Slices,
@@ -41,6 +42,8 @@ pub struct Member {
     pub mirror: Queue<Service>,
     /// Tells the watch of endpoints to begin anew.
     pub relist: Notify,
+    /// Where its shards are met from outside.
+    pub ingress: Ingresses,
     fingerprint: u64,
     source: RwLock<Slices>,
     refused: Mutex<BTreeMap<ServiceKey, Refused>>,
@@ -261,6 +264,7 @@ impl Members {
             shards,
             mirror,
             relist: Notify::new(),
+            ingress: Ingresses::default(),
             fingerprint: login.fingerprint,
             source: RwLock::default(),
             refused: Mutex::default(),
@@ -275,6 +279,7 @@ impl Members {
         let work_name = format!("endpoints of {name}");
         let (store, at) = (services(), Arc::clone(&post));
         tasks.spawn(async move { work(&work_name, store, mirror_queued, at, mirror::reconcile).await });
+        tasks.spawn(ingress::watch(Arc::clone(&post)));
         tasks.spawn(mirror::watch(post));
         let connected = Connected { member: Arc::clone(&member), _tasks: tasks };
         members.connected_mut().insert(name.to_owned(), connected);

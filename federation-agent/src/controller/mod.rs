@@ -18,6 +18,7 @@ mod book;
 mod clusters;
 mod context;
 mod credentials;
+mod ingress;
 mod member;
 mod mirror;
 mod mirrored;

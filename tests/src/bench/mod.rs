@@ -3,6 +3,7 @@
 //! [`measurement`] is the arithmetic, [`table`] what a person reads; the other rooms measure.
 
 mod cpu;
+mod dns;
 mod measurement;
 mod nftables;
 mod packet;
@@ -39,6 +40,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(scale::GROUP, &options.only) {
         eprintln!("what the number of services costs");
         measured.extend(scale::measure().context("measure federations of all sizes")?);
+    }
+    if wanted(dns::GROUP, &options.only) {
+        eprintln!("what answers of DNS cost");
+        measured.extend(dns::measure().await.context("measure DNS")?);
     }
     if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);
