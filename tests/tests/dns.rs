@@ -6,6 +6,8 @@ mod answers;
 mod clients;
 #[path = "dns/external.rs"]
 mod external;
+#[path = "dns/node.rs"]
+mod node;
 #[path = "dns/process.rs"]
 mod process;
 #[path = "dns/silence.rs"]

@@ -222,7 +222,8 @@ fn without_services(packages: &[&str], install: impl FnOnce() -> Result<()>) -> 
     }
     fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("write {POLICY}"))?;
     let executable = fs::Permissions::from_mode(0o755);
-    let outcome = fs::set_permissions(POLICY, executable).context("make it executable").and_then(|()| install());
+    let outcome =
+        fs::set_permissions(POLICY, executable).context("make it executable").and_then(|()| install());
     fs::remove_file(POLICY).with_context(|| format!("remove {POLICY}"))?;
     outcome?;
     if Path::new("/run/systemd/system").is_dir() {

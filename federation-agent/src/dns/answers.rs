@@ -81,6 +81,8 @@ pub struct Records {
     pub answers: Vec<Record>,
     /// What who asked would ask next.
     pub additionals: Vec<Record>,
+    /// The answers end with a name that others answer for.
+    pub leads_out: bool,
 }
 
 /// What stands at the name of a service.
@@ -114,6 +116,7 @@ impl Authority {
             Node::Missing | Node::Empty => {}
             Node::Service(point) => {
                 let mut content = self.content(known, point, name);
+                records.leads_out = content.leads_out;
                 records.answers.append(&mut content.aliases);
                 if wanted == RecordType::CNAME {
                     records.answers.truncate(1);

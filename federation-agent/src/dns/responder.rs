@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use super::{
     answers::{Answer, Authority, Known},
     transfer,
+    zones::Zone,
 };
 
 /// Largest answer over UDP, in bytes: fits through every path unfragmented (DNS flag day 2020).
@@ -91,7 +92,8 @@ impl Responder {
                     .answers
                     .iter()
                     .any(|record| record.record_type() == wanted || wanted == RecordType::ANY);
-                let soa = (!is_there).then(|| Authority::soa(zone, serial));
+                let is_absent = !is_there && !records.leads_out;
+                let soa = is_absent.then(|| Authority::soa(zone, serial));
                 let (answers, additionals) = (records.answers, records.additionals);
                 Reply { answers, additionals, soa, ..Reply::of(ResponseCode::NoError) }
             }
@@ -121,7 +123,7 @@ impl Responder {
         request: &Request,
         question: &Question<'_>,
         known: Option<&'k Known>,
-    ) -> Result<(&'s super::zones::Zone, &'k Known), ResponseCode> {
+    ) -> Result<(&'s Zone, &'k Known), ResponseCode> {
         let client = request.src().ip().to_canonical();
         if !self.transfer.iter().any(|peers| peers.contains(&client)) {
             return Err(ResponseCode::Refused);

@@ -81,7 +81,8 @@ pub async fn measure() -> Result<Vec<Measurement>> {
             }
         }
     }
-    let alone = |name, unit, samples: &[f64]| Case { name, unit, against: None, promise: None }.alone(samples);
+    let alone =
+        |name, unit, samples: &[f64]| Case { name, unit, against: None, promise: None }.alone(samples);
     measured.push(alone("dns/rate/nsd", "1/s", &rates[1])?);
     let case = Case {
         name: "dns/rate/federation",
@@ -161,8 +162,7 @@ impl Servers {
     async fn answers(&self, port: u16) -> Result<()> {
         let last = name_of(SERVICES - 1);
         let answers = async || {
-            let found =
-                client::resolve(self.namespace(), at(port), &last, Duration::from_secs(1)).await?;
+            let found = client::resolve(self.namespace(), at(port), &last, Duration::from_secs(1)).await?;
             ensure!(!found.is_empty(), "{last} has no address yet");
             Ok(())
         };

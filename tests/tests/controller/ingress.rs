@@ -46,7 +46,8 @@ fn what_a_cluster_reports_of_its_load_balancers_is_reported_of_the_shard() -> Re
         let address = IngressStatus { ip: Some("192.0.2.1".parse()?), hostname: None };
         let name = IngressStatus { ip: None, hostname: Some("lb.example.net".to_owned()) };
         balance(world, EUROPE, SERVICE, &json!([{ "ip": "192.0.2.1" }])).await?;
-        balance(world, AMERICA, SERVICE, &json!([{ "hostname": "lb.example.net" }, { "ip": "192.0.2.1" }])).await?;
+        balance(world, AMERICA, SERVICE, &json!([{ "hostname": "lb.example.net" }, { "ip": "192.0.2.1" }]))
+            .await?;
         ingress_becomes(world, EUROPE, &[address.clone()]).await?;
         ingress_becomes(world, AMERICA, &[name, address]).await?;
 

@@ -83,8 +83,8 @@ fn a_name_without_an_answer_is_told_from_one_that_is_not_there() -> Result<()> {
                 assert_eq!(answer.status, status, "{name} {record}: {answer:?}");
                 assert!(answer.answers.is_empty(), "{answer:?}");
                 // How long the absence may be remembered is the smaller one of the TTL and the last number.
-                let soa = soa_of
-                    .map(|zone| format!("{zone} 5 IN SOA ns.{zone} hostmaster.{zone} 1 30 10 86400 5"));
+                let soa =
+                    soa_of.map(|zone| format!("{zone} 5 IN SOA ns.{zone} hostmaster.{zone} 1 30 10 86400 5"));
                 assert_eq!(answer.authority, Vec::from_iter(soa), "{name} {record}");
             }
         }

@@ -88,7 +88,13 @@ fn a_pod_with_the_stock_resolv_conf_resolves_the_short_name() -> Result<()> {
         start(world).await?;
         world.start_with_file("unbound", &["-d", "-c"], UNBOUND)?;
         let of_cluster = ["@127.0.0.2", "kubernetes.default.svc.cluster.local"];
-        world.eventually_is(&of_cluster, "NOERROR", &["kubernetes.default.svc.cluster.local. 3600 IN A 10.96.0.1"]).await?;
+        world
+            .eventually_is(
+                &of_cluster,
+                "NOERROR",
+                &["kubernetes.default.svc.cluster.local. 3600 IN A 10.96.0.1"],
+            )
+            .await?;
 
         let musl = world.lab.folder().join("look-up");
         let musl = musl.to_str().context("a path of ASCII")?;

@@ -8,7 +8,10 @@ const NAME: &str = "my-service.my-namespace.my-federation";
 
 /// Everything that a zone has, as dig tells it of a transfer.
 fn transfer(world: &World, zone: &str) -> Result<Vec<String>> {
-    let output = world.host.namespace().execute("dig", &["@127.0.0.1", zone, "AXFR", "+onesoa", "+nostats", "+nocmd"])?;
+    let output = world
+        .host
+        .namespace()
+        .execute("dig", &["@127.0.0.1", zone, "AXFR", "+onesoa", "+nostats", "+nocmd"])?;
     let lines = output.lines().filter(|line| !line.is_empty() && !line.starts_with(';'));
     Ok(lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
 }
@@ -34,7 +37,9 @@ fn a_peer_is_sent_whole_zones_and_nobody_else() -> Result<()> {
             assert!(zone.contains(&record), "{record} is not in {zone:#?}");
         }
         assert!(zone[0].starts_with("my-federation. 5 IN SOA "), "{}", zone[0]);
-        for zone in ["example.com", "my-federation.svc.cluster.local", "clusterset.local", "18.198.in-addr.arpa"] {
+        for zone in
+            ["example.com", "my-federation.svc.cluster.local", "clusterset.local", "18.198.in-addr.arpa"]
+        {
             let records = transfer(world, zone)?;
             let of_service = |record: &&String| record.contains("my-service");
             assert!(records.iter().any(|record| of_service(&record)), "{zone}: {records:#?}");

@@ -96,7 +96,12 @@ impl World {
     }
 
     /// A program that is not ours, with a configuration in the lab's folder.
-    pub fn start_with_file(&self, name: &str, arguments: &[&str], configuration: &str) -> Result<Arc<Process>> {
+    pub fn start_with_file(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        configuration: &str,
+    ) -> Result<Arc<Process>> {
         let file = self.lab.folder().join(format!("{name}.conf"));
         std::fs::write(&file, configuration)?;
         // Debian keeps servers where only root looks.

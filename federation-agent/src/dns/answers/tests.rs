@@ -97,8 +97,8 @@ fn each_name_and_type_has_its_answer() {
         ("dns-version.my-federation.", "TXT", "NXDOMAIN my-federation."),
         ("18.198.in-addr.arpa.", "NS", "NS ns.18.198.in-addr.arpa."),
         // RFC 8482, where there is something.
-        ("my-service.my-namespace.my-federation.", "ANY", r#"HINFO "RFC8482" """#),
-        ("my-federation.", "ANY", r#"HINFO "RFC8482" """#),
+        ("my-service.my-namespace.my-federation.", "ANY", "HINFO RFC8482 "),
+        ("my-federation.", "ANY", "HINFO RFC8482 "),
         ("other.my-namespace.my-federation.", "ANY", "NXDOMAIN my-federation."),
         // Something is beneath each of these.
         ("my-federation.", "A", "NODATA my-federation."),

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use hickory_proto::op::{Message, Query};
 use proptest::prelude::*;
@@ -45,6 +45,24 @@ fn what_was_not_asked_for_gives_way_without_a_mark() {
 }
 
 #[test]
+fn an_absence_is_told_with_its_soa_and_a_name_that_others_answer_for_is_none() {
+    let responder = responder(View::External { ttl_seconds: 30 });
+    for (text, code, answers, soas) in [
+        ("s.n.f.svc.example.com.", ResponseCode::NoError, 1, 0),
+        ("host.n.f.svc.example.com.", ResponseCode::NoError, 1, 0),
+        // An alias of a name of ours that has nothing.
+        ("none.n.f.svc.r.example.com.", ResponseCode::NoError, 1, 1),
+        ("none.n.f.svc.example.com.", ResponseCode::NoError, 0, 1),
+        ("missing.n.f.svc.example.com.", ResponseCode::NXDomain, 0, 1),
+        ("example.org.", ResponseCode::Refused, 0, 0),
+    ] {
+        let (_, response) = ask(&responder, &query(text, RecordType::A, None));
+        let counts = (response.answers.len(), response.authorities.len());
+        assert_eq!((response.metadata.response_code, counts), (code, (answers, soas)), "{text}");
+    }
+}
+
+#[test]
 fn each_odd_request_is_answered_by_the_book() {
     let responder = responder(View::Internal);
     let plain = || query(SHORT, RecordType::A, Some(1232));
@@ -86,7 +104,8 @@ fn each_odd_request_is_answered_by_the_book() {
         ("half of a question", plain()[..20].to_vec(), ResponseCode::FormErr),
     ] {
         let (_, response) = ask(&responder, &packet);
-        assert_eq!(response.metadata.response_code, expected, "{what}");
+        // One number has two names.
+        assert_eq!(u16::from(response.metadata.response_code), u16::from(expected), "{what}");
         assert_eq!(response.metadata.message_type, MessageType::Response, "{what}");
         assert!(!response.metadata.recursion_available, "{what}");
         assert_eq!(response.metadata.authoritative, expected == ResponseCode::NoError, "{what}");
@@ -184,7 +203,7 @@ fn check(responder: &Responder, packet: &[u8]) -> Result<(), TestCaseError> {
     prop_assert!(message.is_ok(), "{message:?}");
     let honest = match &message.unwrap().queries[..] {
         [asked] => {
-            let honest = query(&asked.name().to_string(), asked.query_type(), Some(1232));
+            let honest = query_of(asked.name().clone(), asked.query_type(), Some(1232));
             responder.over_udp(&honest, client()).map_or(0, |response| response.len())
         }
         // It comes back with the error, if at all.
@@ -200,8 +219,12 @@ fn ask(responder: &Responder, packet: &[u8]) -> (usize, Message) {
 }
 
 fn query(text: &str, wanted: RecordType, payload: Option<u16>) -> Vec<u8> {
+    query_of(name(text), wanted, payload)
+}
+
+fn query_of(name: Name, wanted: RecordType, payload: Option<u16>) -> Vec<u8> {
     let mut message = Message::query();
-    message.add_query(Query::query(name(text), wanted));
+    message.add_query(Query::query(name, wanted));
     message.edns = payload.map(|payload| {
         let mut edns = Edns::new();
         edns.set_max_payload(payload);
@@ -221,22 +244,27 @@ fn client() -> SocketAddr {
 }
 
 fn responder(view: View) -> Responder {
-    let service = |addresses: u32| {
-        let points = (1..=addresses)
-            .map(|n| IngressPoint::Address(std::net::Ipv4Addr::from_bits(0xCB00_7100 + n).into()));
+    let service = |points: Vec<IngressPoint>, state| {
         Arc::new(Service {
             ports: vec![Port { name: "http".to_owned(), protocol: Transport::Tcp, port: 80 }],
             vips: [(Scope::Nearest, vec!["198.18.0.1".parse().unwrap()])].into(),
-            ingress: [("c".into(), Ingress { points: points.collect(), state: ShardState::Healthy })].into(),
+            ingress: [("c".into(), Ingress { points: points.into_iter().collect(), state })].into(),
             ..Service::default()
         })
     };
+    let addresses = |count: u32| {
+        let addresses = (1..=count).map(|n| Ipv4Addr::from_bits(0xCB00_7100 + n).into());
+        addresses.map(IngressPoint::Address).collect::<Vec<_>>()
+    };
+    let host = vec![IngressPoint::Host("lb.example.net".into())];
     let cluster = Cluster { provider: String::new(), region: "r".into(), zones: vec!["z".into()] };
     let federation = Federation {
         clusters: BTreeMap::from([("c".into(), cluster)]),
         services: imbl::OrdMap::from_iter([
-            (ServiceKey::new("n", "s"), service(1)),
-            (ServiceKey::new("n", "many"), service(200)),
+            (ServiceKey::new("n", "s"), service(addresses(1), ShardState::Healthy)),
+            (ServiceKey::new("n", "many"), service(addresses(200), ShardState::Healthy)),
+            (ServiceKey::new("n", "host"), service(host, ShardState::Healthy)),
+            (ServiceKey::new("n", "none"), service(addresses(1), ShardState::Unhealthy)),
         ]),
     };
     let settings =
