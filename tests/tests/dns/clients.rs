@@ -179,7 +179,7 @@ server=/my-federation/127.0.0.1#53
 server=/example.com/127.0.0.1#53
 server=/18.198.in-addr.arpa/127.0.0.1#53
 ";
-        world.start_with_file("dnsmasq", &["--no-daemon", "--pid-file=", "--conf-file"], configuration)?;
+        world.start_with_file("dnsmasq", &["--no-daemon", "--pid-file=", "-C"], configuration)?;
         for (name, record, expected) in [
             (NAME, "A", format!("{NAME}. 300 IN A 198.18.0.1")),
             (NAME, "AAAA", format!("{NAME}. 300 IN AAAA fd00:fed::1")),
