@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    fn shard(name: &str, ingress: Value) -> Service {
+    fn shard(name: &str, ingress: &Value) -> Service {
         serde_json::from_value(json!({
             "metadata": { "name": name, "namespace": "n" }, "status": { "loadBalancer": { "ingress": ingress } },
         }))
@@ -147,7 +147,7 @@ mod tests {
     fn a_load_balancer_is_reported_by_its_address_or_else_by_its_name() {
         let shard = shard(
             "s",
-            json!([
+            &json!([
                 { "ip": "192.0.2.1", "hostname": "both.example.net" },
                 { "hostname": "lb.example.net" },
                 { "ip": "not an address" },
@@ -163,14 +163,14 @@ mod tests {
         let known = Ingresses::default();
         let key = |name: &str| ServiceKey::new("n", name);
         known.apply(Event::Init);
-        known.apply(Event::InitApply(shard("a", json!([{ "ip": "192.0.2.1" }]))));
-        known.apply(Event::InitApply(shard("b", json!([]))));
+        known.apply(Event::InitApply(shard("a", &json!([{ "ip": "192.0.2.1" }]))));
+        known.apply(Event::InitApply(shard("b", &json!([]))));
         assert_eq!(known.of(&key("a")), None);
         assert_eq!(known.apply(Event::InitDone), [key("a"), key("b")]);
         assert_eq!((known.of(&key("a")), known.of(&key("b"))), (Some(ip("192.0.2.1")), Some(vec![])));
 
-        assert!(known.apply(Event::Apply(shard("a", json!([{ "ip": "192.0.2.1" }])))).is_empty());
-        assert_eq!(known.apply(Event::Apply(shard("a", json!([{ "ip": "192.0.2.2" }])))), [key("a")]);
+        assert!(known.apply(Event::Apply(shard("a", &json!([{ "ip": "192.0.2.1" }])))).is_empty());
+        assert_eq!(known.apply(Event::Apply(shard("a", &json!([{ "ip": "192.0.2.2" }])))), [key("a")]);
         known.apply(Event::Init);
         assert_eq!(
             known.of(&key("a")),

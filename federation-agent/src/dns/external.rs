@@ -42,7 +42,7 @@ pub fn target(
     let found = Federated { federation, health, key, service };
     let healthy = found.points(scope, &found.serving());
     if !healthy.is_empty() {
-        return led_to(healthy, hosts);
+        return led_to(&healthy, hosts);
     }
     match wider(&federation.clusters, scope) {
         Some(wider) => Target::Wider(wider),
@@ -121,7 +121,7 @@ fn serves(service: &Service, shard: &Shard, health: &ShardHealth) -> bool {
     })
 }
 
-fn led_to(points: BTreeSet<&IngressPoint>, hosts: &Hosts) -> Target {
+fn led_to(points: &BTreeSet<&IngressPoint>, hosts: &Hosts) -> Target {
     let names: Vec<_> = points
         .iter()
         .filter_map(|point| if let IngressPoint::Host(name) = point { Some(name) } else { None })

@@ -95,7 +95,7 @@ impl Responder {
                 let is_absent = !is_there && !records.leads_out;
                 let soa = is_absent.then(|| Authority::soa(zone, serial));
                 let (answers, additionals) = (records.answers, records.additionals);
-                Reply { answers, additionals, soa, ..Reply::of(ResponseCode::NoError) }
+                Reply { answers, soa, additionals, ..Reply::of(ResponseCode::NoError) }
             }
         }
     }
@@ -256,12 +256,12 @@ fn encode(request: &Request, mut reply: Reply) -> Vec<u8> {
                 return bare(&request.metadata, ResponseCode::ServFail).unwrap_or_default();
             }
         }
-        if !reply.additionals.is_empty() {
-            reply.additionals.clear();
-        } else {
+        if reply.additionals.is_empty() {
             metadata.truncation = true;
             reply.soa = None;
             reply.answers.truncate(reply.answers.len() / 2);
+        } else {
+            reply.additionals.clear();
         }
     }
 }

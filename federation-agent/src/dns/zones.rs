@@ -27,7 +27,7 @@ const CLUSTER_SET: &str = "clusterset.local";
 #[derive(Debug)]
 pub struct Zones {
     /// Those with more labels first.
-    zones: Vec<Zone>,
+    all: Vec<Zone>,
     /// What follows service and namespace in a hierarchical name: the labels of `F.svc`.
     located: Vec<Label>,
     federation: Name,
@@ -103,11 +103,11 @@ impl Zones {
                 zone.apex
             );
         }
-        Ok(Self { zones, located, federation: federation_name, domain: domain_name })
+        Ok(Self { all: zones, located, federation: federation_name, domain: domain_name })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Zone> {
-        self.zones.iter()
+        self.all.iter()
     }
 
     /// The labels of `F.svc`.
@@ -117,7 +117,7 @@ impl Zones {
 
     /// The closest zone above a name, and the labels beneath the zone's apex.
     pub fn of<'z, 'l, 'n>(&'z self, labels: &'l [&'n str]) -> Option<(&'z Zone, &'l [&'n str])> {
-        self.zones.iter().find_map(|zone| Some((zone, beneath(labels, &zone.labels)?)))
+        self.all.iter().find_map(|zone| Some((zone, beneath(labels, &zone.labels)?)))
     }
 
     /// The name of a service for a scope, unless DNS could not carry it.

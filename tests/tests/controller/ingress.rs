@@ -48,7 +48,7 @@ fn what_a_cluster_reports_of_its_load_balancers_is_reported_of_the_shard() -> Re
         balance(world, EUROPE, SERVICE, &json!([{ "ip": "192.0.2.1" }])).await?;
         balance(world, AMERICA, SERVICE, &json!([{ "hostname": "lb.example.net" }, { "ip": "192.0.2.1" }]))
             .await?;
-        ingress_becomes(world, EUROPE, &[address.clone()]).await?;
+        ingress_becomes(world, EUROPE, std::slice::from_ref(&address)).await?;
         ingress_becomes(world, AMERICA, &[name, address]).await?;
 
         balance(world, AMERICA, SERVICE, &json!([])).await?;

@@ -130,7 +130,7 @@ fn a_pod_asks_twice_for_the_short_name_and_once_for_long_ones() -> Result<()> {
         // Tells each question that it is asked.
         let unbound = UNBOUND.replace("server:\n", "server:\n    log-queries: yes\n    logfile: \"\"\n");
         let process = world.start_with_file("unbound", &["-d", "-c"], &unbound)?;
-        world.eventually(&format!("missing.my-namespace.my-federation"), "NXDOMAIN").await?;
+        world.eventually("missing.my-namespace.my-federation", "NXDOMAIN").await?;
         let answers = async || world.dig(&["@127.0.0.2", "my-federation", "SOA"]);
         world.lab.wait_for("unbound answers", PATIENCE, answers).await?;
 

@@ -26,7 +26,8 @@ const INGRESS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_without_power_leaves_what_clients_outside_are_told_and_comes_back() -> Result<()> {
+async fn clients_outside_are_told_what_the_node_has_seen_and_after_a_start_without_the_api_what_it_knew()
+-> Result<()> {
     let mut federation = Federation::start(Lab::new()?).await?;
     for spec in three_clusters() {
         federation.add_cluster(spec, 1).await?;
@@ -44,8 +45,11 @@ async fn a_cluster_without_power_leaves_what_clients_outside_are_told_and_comes_
     ];
     let (pins, state) =
         (member.bpf_folder(federation.lab(), &node), federation.lab().folder().join("names-state"));
-    let agent = federation.agent_command(node.host(), &options, &pins, &state)?;
-    node.host().spawn("names", agent)?;
+    let start = || {
+        let command = federation.agent_command(node.host(), &options, &pins, &state)?;
+        node.host().spawn("names", command)
+    };
+    let agent = start()?;
 
     let mut service = my_service()?;
     service.spec.get_or_insert_default().type_ = Some("LoadBalancer".to_owned());
@@ -76,7 +80,22 @@ async fn a_cluster_without_power_leaves_what_clients_outside_are_told_and_comes_
 
     federation.member(DEAD)?.cluster().power_on()?;
     told(&global, &INGRESS).await?;
-    told(&zone, &[dead]).await
+    told(&zone, &[dead]).await?;
+
+    // A node that starts while the Federation API is gone comes up with what it knew last.
+    let saved = async || {
+        let text = std::fs::read_to_string(state.join("federation")).context("nothing is saved")?;
+        ensure!(INGRESS.iter().all(|ip| text.contains(&ip.to_string())), "{text}");
+        Ok(())
+    };
+    federation.lab().wait_for("the last known federation is saved", PATIENCE, saved).await?;
+    let [api, _] = federation.processes()?;
+    api.kill();
+    agent.kill();
+    start()?;
+    told(&global, &INGRESS).await?;
+    let ready = async || state.join("ready").metadata().map(drop).context("it is not ready");
+    federation.lab().wait_for("the node is ready without the Federation API", PATIENCE, ready).await
 }
 
 async fn same(from: &Namespace, server: SocketAddr, name: &str, expected: &[Ipv4Addr]) -> Result<()> {

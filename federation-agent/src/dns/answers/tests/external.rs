@@ -25,114 +25,108 @@ pub const EVERYBODY: [(&str, ShardState, &[&str]); 3] = [
     ("e", Healthy, &["192.0.2.3", "2001:db8::3"]),
 ];
 
+/// Shards, and what is said to who asks for the names of zone, region and federation.
+const CASES: &[(&str, &Shards, [&str; 3])] = &[
+    (
+        "nobody has a shard",
+        &[],
+        [
+            "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com.",
+            "CNAME s.n.f.svc.example.com.",
+            "NODATA example.com.",
+        ],
+    ),
+    (
+        "one healthy shard, one ingress address",
+        &[("d", Healthy, &["192.0.2.1"])],
+        ["A 192.0.2.1", "A 192.0.2.1", "A 192.0.2.1"],
+    ),
+    (
+        "one healthy shard, two ingress addresses",
+        &[("d", Healthy, &["192.0.2.1", "192.0.2.2"])],
+        ["A 192.0.2.1, A 192.0.2.2", "A 192.0.2.1, A 192.0.2.2", "A 192.0.2.1, A 192.0.2.2"],
+    ),
+    (
+        "a healthy shard in each zone",
+        &[("d", Healthy, &["192.0.2.1"]), ("b", Healthy, &["192.0.2.2"]), ("e", Healthy, &["192.0.2.3"])],
+        ["A 192.0.2.1", "A 192.0.2.1, A 192.0.2.2", "A 192.0.2.1, A 192.0.2.2, A 192.0.2.3"],
+    ),
+    (
+        "the zone's shard is not healthy",
+        &[("d", Unhealthy, &["192.0.2.1"]), ("b", Healthy, &["192.0.2.2"]), ("e", Healthy, &["192.0.2.3"])],
+        [
+            "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. A 192.0.2.2",
+            "A 192.0.2.2",
+            "A 192.0.2.2, A 192.0.2.3",
+        ],
+    ),
+    (
+        "no shard of the region is healthy",
+        &[("d", Unhealthy, &["192.0.2.1"]), ("b", Unhealthy, &["192.0.2.2"]), ("e", Healthy, &["192.0.2.3"])],
+        [
+            "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com., \
+             s.n.f.svc.example.com. A 192.0.2.3",
+            "CNAME s.n.f.svc.example.com., s.n.f.svc.example.com. A 192.0.2.3",
+            "A 192.0.2.3",
+        ],
+    ),
+    (
+        "no shard is healthy",
+        &[("d", Unhealthy, &["192.0.2.1"]), ("b", Unhealthy, &["192.0.2.2"])],
+        [
+            "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com.",
+            "CNAME s.n.f.svc.example.com.",
+            "NODATA example.com.",
+        ],
+    ),
+    (
+        "a healthy shard that is not met from outside counts as none",
+        &[("d", Healthy, &[]), ("b", Healthy, &["192.0.2.2"])],
+        [
+            "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. A 192.0.2.2",
+            "A 192.0.2.2",
+            "A 192.0.2.2",
+        ],
+    ),
+    (
+        "one load balancer is known by its name",
+        &[("d", Healthy, &["lb.example.net"])],
+        ["CNAME lb.example.net.", "CNAME lb.example.net.", "CNAME lb.example.net."],
+    ),
+    (
+        "one of several is known by its name, whose addresses stand for it",
+        &[("d", Healthy, &["192.0.2.1"]), ("b", Healthy, &["lb.example.net"])],
+        [
+            "A 192.0.2.1",
+            "A 192.0.2.1, A 203.0.113.1, A 203.0.113.2",
+            "A 192.0.2.1, A 203.0.113.1, A 203.0.113.2",
+        ],
+    ),
+    (
+        "a name that cannot be looked up stands for itself where there is nothing better",
+        &[("d", Healthy, &["gone.example.net"]), ("b", Healthy, &["lost.example.net"])],
+        ["CNAME gone.example.net.", "CNAME gone.example.net.", "CNAME gone.example.net."],
+    ),
+    (
+        "a cluster whose API is silent is no dead one, but those of which more is known come first",
+        &[("d", Unknown, &["192.0.2.1"]), ("e", Healthy, &["192.0.2.3"])],
+        [
+            "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com., \
+             s.n.f.svc.example.com. A 192.0.2.3",
+            "CNAME s.n.f.svc.example.com., s.n.f.svc.example.com. A 192.0.2.3",
+            "A 192.0.2.3",
+        ],
+    ),
+    (
+        "nobody's API answers",
+        &[("d", Unknown, &["192.0.2.1"]), ("b", Unhealthy, &["192.0.2.2"])],
+        ["A 192.0.2.1", "A 192.0.2.1", "A 192.0.2.1"],
+    ),
+];
+
 #[test]
 fn each_case_is_answered_as_federation_v1_did() {
-    let cases: &[(&str, &Shards, [&str; 3])] = &[
-        (
-            "nobody has a shard",
-            &[],
-            [
-                "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com.",
-                "CNAME s.n.f.svc.example.com.",
-                "NODATA example.com.",
-            ],
-        ),
-        (
-            "one healthy shard, one ingress address",
-            &[("d", Healthy, &["192.0.2.1"])],
-            ["A 192.0.2.1", "A 192.0.2.1", "A 192.0.2.1"],
-        ),
-        (
-            "one healthy shard, two ingress addresses",
-            &[("d", Healthy, &["192.0.2.1", "192.0.2.2"])],
-            ["A 192.0.2.1, A 192.0.2.2", "A 192.0.2.1, A 192.0.2.2", "A 192.0.2.1, A 192.0.2.2"],
-        ),
-        (
-            "a healthy shard in each zone",
-            &[("d", Healthy, &["192.0.2.1"]), ("b", Healthy, &["192.0.2.2"]), ("e", Healthy, &["192.0.2.3"])],
-            ["A 192.0.2.1", "A 192.0.2.1, A 192.0.2.2", "A 192.0.2.1, A 192.0.2.2, A 192.0.2.3"],
-        ),
-        (
-            "the zone's shard is not healthy",
-            &[
-                ("d", Unhealthy, &["192.0.2.1"]),
-                ("b", Healthy, &["192.0.2.2"]),
-                ("e", Healthy, &["192.0.2.3"]),
-            ],
-            [
-                "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. A 192.0.2.2",
-                "A 192.0.2.2",
-                "A 192.0.2.2, A 192.0.2.3",
-            ],
-        ),
-        (
-            "no shard of the region is healthy",
-            &[
-                ("d", Unhealthy, &["192.0.2.1"]),
-                ("b", Unhealthy, &["192.0.2.2"]),
-                ("e", Healthy, &["192.0.2.3"]),
-            ],
-            [
-                "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com., \
-                 s.n.f.svc.example.com. A 192.0.2.3",
-                "CNAME s.n.f.svc.example.com., s.n.f.svc.example.com. A 192.0.2.3",
-                "A 192.0.2.3",
-            ],
-        ),
-        (
-            "no shard is healthy",
-            &[("d", Unhealthy, &["192.0.2.1"]), ("b", Unhealthy, &["192.0.2.2"])],
-            [
-                "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com.",
-                "CNAME s.n.f.svc.example.com.",
-                "NODATA example.com.",
-            ],
-        ),
-        (
-            "a healthy shard that is not met from outside counts as none",
-            &[("d", Healthy, &[]), ("b", Healthy, &["192.0.2.2"])],
-            [
-                "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. A 192.0.2.2",
-                "A 192.0.2.2",
-                "A 192.0.2.2",
-            ],
-        ),
-        (
-            "one load balancer is known by its name",
-            &[("d", Healthy, &["lb.example.net"])],
-            ["CNAME lb.example.net.", "CNAME lb.example.net.", "CNAME lb.example.net."],
-        ),
-        (
-            "one of several is known by its name, whose addresses stand for it",
-            &[("d", Healthy, &["192.0.2.1"]), ("b", Healthy, &["lb.example.net"])],
-            [
-                "A 192.0.2.1",
-                "A 192.0.2.1, A 203.0.113.1, A 203.0.113.2",
-                "A 192.0.2.1, A 203.0.113.1, A 203.0.113.2",
-            ],
-        ),
-        (
-            "a name that cannot be looked up stands for itself where there is nothing better",
-            &[("d", Healthy, &["gone.example.net"]), ("b", Healthy, &["lost.example.net"])],
-            ["CNAME gone.example.net.", "CNAME gone.example.net.", "CNAME gone.example.net."],
-        ),
-        (
-            "a cluster whose API is silent is no dead one, but those of which more is known come first",
-            &[("d", Unknown, &["192.0.2.1"]), ("e", Healthy, &["192.0.2.3"])],
-            [
-                "CNAME s.n.f.svc.west.example.com., s.n.f.svc.west.example.com. CNAME s.n.f.svc.example.com., \
-                 s.n.f.svc.example.com. A 192.0.2.3",
-                "CNAME s.n.f.svc.example.com., s.n.f.svc.example.com. A 192.0.2.3",
-                "A 192.0.2.3",
-            ],
-        ),
-        (
-            "nobody's API answers",
-            &[("d", Unknown, &["192.0.2.1"]), ("b", Unhealthy, &["192.0.2.2"])],
-            ["A 192.0.2.1", "A 192.0.2.1", "A 192.0.2.1"],
-        ),
-    ];
-    for (case, shards, expected) in cases {
+    for (case, shards, expected) in CASES {
         let (authority, known) = world(shards);
         for (name, expected) in [ZONE, REGION, GLOBAL].into_iter().zip(expected) {
             assert_eq!(ask(&authority, Some(&known), name, "A"), *expected, "{case}: {name}");
