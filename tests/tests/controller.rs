@@ -6,6 +6,8 @@ mod chaos;
 mod crowd;
 #[path = "controller/endpoints.rs"]
 mod endpoints;
+#[path = "controller/ingress.rs"]
+mod ingress;
 #[path = "controller/leader.rs"]
 mod leader;
 #[path = "controller/mcs.rs"]

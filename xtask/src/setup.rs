@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -39,16 +39,27 @@ enum How {
 }
 
 /// Debian packages, by the program that shows whether they are needed.
-const PROGRAMS: [(&str, &[&str], &str); 8] = [
+const PROGRAMS: [(&str, &[&str], &str); 13] = [
     ("cc", &["gcc", "libc6-dev"], "Rust links with it"),
     ("ip", &["iproute2"], "makes the lab's network namespaces"),
     ("ethtool", &["ethtool"], "sets up the lab's links"),
     ("bpftool", &["bpftool"], "shows what the kernel holds"),
     ("dig", &["bind9-dnsutils"], "asks the federation's DNS"),
+    ("dnsperf", &["dnsperf"], "measures the federation's DNS"),
+    ("nsd", &["nsd"], "copies zones of it, and is what the benchmark compares it with"),
+    ("unbound", &["unbound"], "resolves as a cluster's DNS would"),
+    ("dnsmasq", &["dnsmasq-base"], "forwards to the federation's DNS"),
+    ("musl-gcc", &["musl-tools"], "links a resolver that is not glibc's"),
     ("nft", &["nftables"], "is what the benchmark compares with"),
     ("curl", &["curl"], "asks the demo's service as a client would"),
     ("kubectl", &["kubernetes-client"], "talks to the Federation API"),
 ];
+
+/// Of these packages the programs are wanted: Debian would start them as services of the machine.
+const SERVICES: [&str; 2] = ["nsd", "unbound"];
+
+/// Who wants no service to be started says so by this file while packages are installed (invoke-rc.d(8)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 const BPF_FILESYSTEM: &str = "/sys/fs/bpf";
 const NEXTEST: &str = "0.9.151";
@@ -190,13 +201,39 @@ fn install_packages(packages: &[&str]) -> Result<()> {
         apt().arg("update"),
         "Debian's package lists cannot be fetched: see that a mirror is reachable",
     )?;
-    step::run(
-        "apt-get install",
-        // What others have installed stays, whatever conflicts with it.
-        apt().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages),
-        "Debian's packages cannot be installed: see that the mirror has bookworm and bookworm-security, \
-         and that nothing installed conflicts with them",
-    )
+    let install = || {
+        step::run(
+            "apt-get install",
+            // What others have installed stays, whatever conflicts with it.
+            apt().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages),
+            "Debian's packages cannot be installed: see that the mirror has bookworm and bookworm-security, \
+             and that nothing installed conflicts with them",
+        )
+    };
+    without_services(packages, install)
+}
+
+/// Installs packages whose services shall not run, now or when the machine starts the next time.
+fn without_services(packages: &[&str], install: impl FnOnce() -> Result<()>) -> Result<()> {
+    let services: Vec<_> = SERVICES.iter().filter(|service| packages.contains(service)).collect();
+    // A machine that has such a file has its own mind about this.
+    if services.is_empty() || Path::new(POLICY).exists() {
+        return install();
+    }
+    fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("write {POLICY}"))?;
+    let executable = fs::Permissions::from_mode(0o755);
+    let outcome =
+        fs::set_permissions(POLICY, executable).context("make it executable").and_then(|()| install());
+    fs::remove_file(POLICY).with_context(|| format!("remove {POLICY}"))?;
+    outcome?;
+    if Path::new("/run/systemd/system").is_dir() {
+        step::run(
+            "systemctl disable",
+            Command::new("systemctl").arg("disable").args(services),
+            "services that came with packages cannot be disabled: disable nsd and unbound yourself",
+        )?;
+    }
+    Ok(())
 }
 
 fn install_crate(name: &str, options: &[&str], root: &Path) -> Result<()> {

@@ -15,8 +15,8 @@ mod versions;
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CredentialsRef, Reachability};
 pub use definitions::{Definition, custom_resource_definitions, definitions};
 pub use federated_service::{
-    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, ScopeKind, ShardState,
-    ShardStatus, VipStatus,
+    ClusterWeight, FederatedService, FederatedServiceSpec, FederatedServiceStatus, IngressStatus, ScopeKind,
+    ShardState, ShardStatus, VipStatus,
 };
 pub use health_check::{Fault, HealthCheckProtocol, HealthCheckSpec};
 

@@ -174,6 +174,11 @@ impl Context {
         }
     }
 
+    /// What is reported of a service may be another thing now.
+    pub fn wake_report(&self, service: &ServiceKey) {
+        wake(&self.queues.reports, reference(service));
+    }
+
     pub fn wake_cluster(&self, name: &str) {
         wake(&self.queues.clusters, ObjectRef::new(name));
     }

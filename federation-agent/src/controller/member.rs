@@ -18,7 +18,9 @@ use super::{
     context::{Context, Post},
     credentials::Login,
     expiry::Validity,
-    identity, mcs, mirror, propagate,
+    identity,
+    ingress::{self, Ingresses},
+    mcs, mirror, propagate,
     registration::Refusal,
     slices::Slices,
     work::{Queue, backoff, is, work},
@@ -46,6 +48,8 @@ pub struct Member {
     pub relist: Notify,
     /// Its part in the Multi-Cluster Services API.
     pub mcs: mcs::Site,
+    /// Where its shards are met from outside.
+    pub ingress: Ingresses,
     fingerprint: u64,
     source: RwLock<Slices>,
     refused: Mutex<BTreeMap<ServiceKey, Refused>>,
@@ -370,6 +374,7 @@ impl Members {
             mirror,
             relist: Notify::new(),
             mcs: mcs::Site::default(),
+            ingress: Ingresses::default(),
             fingerprint: login.fingerprint,
             source: RwLock::default(),
             refused: Mutex::default(),
@@ -387,6 +392,7 @@ impl Members {
         let work_name = format!("endpoints of {name}");
         let (store, at) = (services(), Arc::clone(&post));
         tasks.spawn(async move { work(&work_name, store, mirror_queued, at, mirror::reconcile).await });
+        tasks.spawn(ingress::watch(Arc::clone(&post)));
         tasks.spawn(propagate::watch(Arc::clone(&post)));
         tasks.spawn(mirror::watch(Arc::clone(&post)));
         tasks.spawn(mcs::follow(Arc::clone(&post)));

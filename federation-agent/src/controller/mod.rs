@@ -24,6 +24,7 @@ mod election;
 mod expiry;
 mod fence;
 mod identity;
+mod ingress;
 mod lease;
 mod mcs;
 mod member;

@@ -234,12 +234,18 @@ fn shard(key: &ServiceKey, service: &Service, cluster: &Cluster, context: &Conte
             Some(Outcome::Pending | Outcome::Absent) | None => Progress::Pending,
         },
     };
+    let ingress = match &progress {
+        // What a Service that is not ours has before it is nobody's shard.
+        Progress::Conflict(_) => Some(Vec::new()),
+        _ => context.members.get(&name).and_then(|member| member.ingress.of(key)),
+    };
     Shard {
         region: cluster.spec.region.clone(),
         zone: cluster.spec.zones.first().cloned().unwrap_or_default(),
         cluster: name,
         progress,
         endpoints,
+        ingress,
     }
 }
 

@@ -10,7 +10,7 @@ use k8s_openapi::{
 
 use super::{registration::Refusal, vips::Vips};
 use crate::{
-    api::{FederatedServiceStatus, ScopeKind, ShardState, ShardStatus, VipStatus},
+    api::{FederatedServiceStatus, IngressStatus, ScopeKind, ShardState, ShardStatus, VipStatus},
     model::{Scope, ServiceKey},
 };
 
@@ -51,6 +51,8 @@ pub struct Shard {
     pub zone: String,
     pub progress: Progress,
     pub endpoints: Endpoints,
+    /// Where its cluster says that it is met from outside; nothing where it has not been asked.
+    pub ingress: Option<Vec<IngressStatus>>,
 }
 
 /// The distinct endpoints of a shard.
@@ -320,6 +322,8 @@ impl Shard {
             state,
             ready_endpoints: ready,
             endpoints: all,
+            // Load balancers stay as last known, as endpoints do.
+            ingress: self.ingress.clone().or_else(|| before.map(|b| b.ingress.clone())).unwrap_or_default(),
             message: self.progress.tell().unwrap_or_default(),
         }
     }
@@ -381,6 +385,7 @@ mod tests {
             zone: "z".to_owned(),
             progress,
             endpoints,
+            ingress: None,
         }
     }
 

@@ -1,85 +1,117 @@
-//! Listens for questions and sends the answers of [`names`](super::names), over UDP and TCP.
+//! Listens for questions over UDP and TCP, in both views, and keeps what they are answered from.
 
 use std::{
     future,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex as Lock, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwapOption;
-use async_trait::async_trait;
-use hickory_proto::{
-    op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
-    rr::{
-        DNSClass, RData, Record,
-        rdata::{A, AAAA, SOA, SRV},
-    },
-};
-use hickory_server::{
-    Server,
-    net::runtime::Time,
-    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
-    zone_handler::MessageResponseBuilder,
-};
+use futures::{FutureExt as _, StreamExt as _, future::select_all, stream::FuturesUnordered};
+use hickory_server::Server;
 use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::Mutex,
+    net::TcpListener,
+    sync::{Mutex, Notify, oneshot, watch},
+    time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::info;
 
-use super::names::{Answer, Names, Zone, Zones, answer};
-use crate::{model::Federation, settings::FederationSettings};
-
-/// How long a VIP may be remembered, in seconds. It never changes while its service lives; what bounds this is how
-/// long the name of a deleted service may still lead somewhere.
-pub const VIP_TTL_SECONDS: u32 = 300;
-
-/// How long it may be remembered that there is nothing, in seconds. `CoreDNS` remembers for no less than this.
-pub const NEGATIVE_TTL_SECONDS: u32 = 5;
-
-/// Largest answer over UDP, in bytes: fits through every path unfragmented (DNS flag day 2020).
-const MAX_UDP_PAYLOAD: u16 = 1232;
+use super::{
+    answers::{Authority, Known, View},
+    external,
+    hosts::{self, look_up},
+    responder::{OverTcp, Responder},
+    settings::DnsSettings,
+    udp,
+    zones::Zones,
+};
+use crate::{model::Federation, plan::Health, settings::FederationSettings};
 
 /// A TCP connection on which nothing is asked for this long is closed. `CoreDNS` keeps its own for 10 s.
 const TCP_IDLE: Duration = Duration::from_secs(30);
 
-/// Answers on one TCP connection that wait to be sent.
-const TCP_ANSWERS: usize = 32;
+/// Messages on one TCP connection that wait to be sent: nothing is read before they are, but the transfer of a zone is
+/// many at once.
+const TCP_ANSWERS: usize = 1 << 16;
+
+/// What the serial of a zone is that nobody may copy: the same on every node and for ever.
+const NO_SERIAL: u32 = 1;
 
 /// Answers for the federation's names.
 pub struct Dns {
-    names: Arc<ArcSwapOption<Names>>,
-    listens: bool,
-    server: Mutex<Server<Authority>>,
+    known: Arc<ArcSwapOption<Known>>,
+    /// Held by who replaces what is known.
+    writer: Lock<()>,
+    counts_serials: bool,
+    /// Load balancers' names have to be looked up; there may be new ones.
+    looks_up: bool,
+    new_names: Notify,
+    listeners: Mutex<Listeners>,
+    /// Lets the threads that answer over UDP go on for as long as it lives.
+    _alive: watch::Sender<()>,
+}
+
+struct Listeners {
+    over_udp: FuturesUnordered<oneshot::Receiver<Result<()>>>,
+    over_tcp: Vec<Server<OverTcp>>,
 }
 
 impl Dns {
-    /// Listens at every address of `listen`. Questions are answered by SERVFAIL until the first [`update`](Self::update).
+    /// Listens at every address. Questions are answered by SERVFAIL until the first [`update`](Self::update).
     ///
     /// # Errors
     /// The federation has no name that DNS could carry, or an address cannot be listened at.
-    pub async fn bind(listen: &[SocketAddr], settings: &FederationSettings) -> Result<Self> {
-        let zones = Zones::new(settings)?;
-        let zone_names = zones.apexes().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let names = Arc::new(ArcSwapOption::empty());
-        let mut server = Server::new(Authority { zones, names: names.clone() });
-        for address in listen {
-            let udp = UdpSocket::bind(address).await.with_context(|| cannot_listen("UDP", *address))?;
-            // Port 0 takes a free one, and both transports have to have the same.
-            let address = udp.local_addr().context("ask for the address that was bound")?;
-            let tcp = TcpListener::bind(address).await.with_context(|| cannot_listen("TCP", address))?;
-            server.register_socket(udp);
-            server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
-            info!(%address, zones = zone_names, "DNS listens");
+    pub async fn bind(
+        internal: &[SocketAddr],
+        settings: &DnsSettings,
+        federation: &FederationSettings,
+    ) -> Result<Self> {
+        let known = Arc::new(ArcSwapOption::empty());
+        let (alive, end) = watch::channel(());
+        let mut listeners = Listeners { over_udp: FuturesUnordered::new(), over_tcp: Vec::new() };
+        let external = View::External { ttl_seconds: settings.external_ttl_seconds };
+        for (view, addresses) in [(View::Internal, internal), (external, &settings.external)] {
+            let zones = Zones::new(federation, &settings.server_names)?;
+            let sockets = sockets(addresses).await?;
+            let addresses = sockets.iter().map(|socket| socket.address.ip());
+            let addresses = addresses.filter(|ip| !ip.is_unspecified()).collect::<Vec<IpAddr>>();
+            let authority = Authority { zones, view, addresses };
+            let transfer = settings.transfer.clone();
+            let responder = Arc::new(Responder { authority, known: Arc::clone(&known), transfer });
+            let mut server = Server::new(OverTcp(Arc::clone(&responder)));
+            let listens = !sockets.is_empty();
+            let zones = responder.authority.zones.iter().filter(|zone| responder.authority.serves(zone));
+            let zones = zones.map(|zone| zone.apex.to_string()).collect::<Vec<_>>().join(" ");
+            for Sockets { address, udp, tcp } in sockets {
+                listeners.over_udp.push(udp::start(udp, Arc::clone(&responder), end.clone())?);
+                server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
+                info!(%address, ?view, zones, "DNS listens");
+            }
+            listeners.over_tcp.extend(listens.then_some(server));
         }
-        Ok(Self { names, listens: !listen.is_empty(), server: Mutex::new(server) })
+        Ok(Self {
+            known,
+            writer: Lock::new(()),
+            counts_serials: !settings.transfer.is_empty(),
+            looks_up: !settings.external.is_empty(),
+            new_names: Notify::new(),
+            listeners: Mutex::new(listeners),
+            _alive: alive,
+        })
     }
 
-    /// Answers from this federation from now on.
-    pub fn update(&self, federation: &Federation) {
-        self.names.store(Some(Arc::new(Names::new(federation))));
+    /// Answers from this federation from now on. Who has found out himself how shards do says so by `health`.
+    pub fn update(&self, federation: &Federation, health: Option<&Health>) {
+        self.replace(|before| Known {
+            names: before.names.follow(federation),
+            health: health.cloned(),
+            ..before.clone()
+        });
+        if self.looks_up {
+            self.new_names.notify_one();
+        }
     }
 
     /// Does not return while questions can be answered.
@@ -87,11 +119,77 @@ impl Dns {
     /// # Errors
     /// A socket has broken.
     pub async fn serve(&self) -> Result<()> {
-        if !self.listens {
+        let mut listeners = self.listeners.lock().await;
+        let Listeners { over_udp, over_tcp } = &mut *listeners;
+        if over_udp.is_empty() {
             return future::pending().await;
         }
-        self.server.lock().await.block_until_done().await.context("DNS has ended")
+        let over_tcp = select_all(over_tcp.iter_mut().map(|server| server.block_until_done().boxed()));
+        tokio::select! {
+            ended = over_udp.next() => match ended {
+                Some(Ok(outcome)) => outcome.context("DNS over UDP has ended"),
+                _ => bail!("DNS over UDP has ended"),
+            },
+            (result, ..) = over_tcp => result.context("DNS over TCP has ended"),
+            () = self.keep_looking_up() => Ok(()),
+        }
     }
+
+    fn replace(&self, with: impl FnOnce(&Known) -> Known) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.known.load_full().unwrap_or_default();
+        let mut known = with(&before);
+        known.serial = if self.counts_serials { serial_after(before.serial) } else { NO_SERIAL };
+        self.known.store(Some(Arc::new(known)));
+    }
+
+    /// Looks up load balancers that are known by their names, new ones at once.
+    async fn keep_looking_up(&self) {
+        if !self.looks_up {
+            return future::pending().await;
+        }
+        let mut everybody = Instant::now();
+        loop {
+            let all = tokio::select! {
+                () = self.new_names.notified() => false,
+                () = sleep_until(everybody) => true,
+            };
+            if all {
+                everybody = Instant::now() + hosts::PERIOD;
+            }
+            let Some(known) = self.known.load_full() else { continue };
+            let mut names = external::host_names(&known.names.federation);
+            let before = &known.hosts;
+            let mut kept = (**before).clone();
+            kept.retain(|name, _| names.contains(name));
+            if !all {
+                names.retain(|name| !before.contains_key(name));
+            }
+            kept.extend(look_up(names, before).await);
+            if kept != **before {
+                self.replace(|before| Known { hosts: Arc::new(kept), ..before.clone() });
+            }
+        }
+    }
+}
+
+/// Both sockets of one address.
+struct Sockets {
+    address: SocketAddr,
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+async fn sockets(addresses: &[SocketAddr]) -> Result<Vec<Sockets>> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let udp = UdpSocket::bind(address).with_context(|| cannot_listen("UDP", *address))?;
+        // Port 0 takes a free one, and both transports have to have the same.
+        let address = udp.local_addr().context("ask for the address that was bound")?;
+        let tcp = TcpListener::bind(address).await.with_context(|| cannot_listen("TCP", address))?;
+        sockets.push(Sockets { address, udp, tcp });
+    }
+    Ok(sockets)
 }
 
 fn cannot_listen(transport: &str, address: SocketAddr) -> String {
@@ -100,115 +198,11 @@ fn cannot_listen(transport: &str, address: SocketAddr) -> String {
     )
 }
 
-/// Turns requests into questions, and their answers into responses.
-struct Authority {
-    zones: Zones,
-    names: Arc<ArcSwapOption<Names>>,
-}
-
-/// The parts of a response that depend on the request.
-struct Reply {
-    code: ResponseCode,
-    authoritative: bool,
-    answers: Vec<Record>,
-    soa: Option<Record>,
-}
-
-#[async_trait]
-impl RequestHandler for Authority {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        mut response_handle: R,
-    ) -> ResponseInfo {
-        let edns = request.edns.as_ref().map(|asked| {
-            let mut edns = Edns::new();
-            // What we say here also bounds what is sent (`MessageResponse::encode`).
-            edns.set_max_payload(asked.max_payload().clamp(512, MAX_UDP_PAYLOAD)).set_version(0);
-            edns
-        });
-        let reply = self.reply(request);
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.response_code = reply.code;
-        metadata.authoritative = reply.authoritative;
-
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
-        }
-        let response = builder.build(metadata, &reply.answers, [], &reply.soa, []);
-        response_handle.send_response(response).await.unwrap_or_else(|error| {
-            warn!(client = %request.src(), %error, "an answer could not be sent");
-            metadata.response_code = ResponseCode::ServFail;
-            Header { metadata, counts: HeaderCounts::default() }.into()
-        })
-    }
-}
-
-impl Authority {
-    fn reply(&self, request: &Request) -> Reply {
-        if request.metadata.message_type != MessageType::Query || request.metadata.op_code != OpCode::Query {
-            return Reply::refusal(ResponseCode::NotImp);
-        }
-        if request.version() > 0 {
-            return Reply::refusal(ResponseCode::BADVERS);
-        }
-        let Ok(info) = request.request_info() else { return Reply::refusal(ResponseCode::FormErr) };
-        // As it was written: a client that mixes cases to be safe from forgery compares them.
-        let question = info.query.original();
-        if question.query_class() != DNSClass::IN {
-            return Reply::refusal(ResponseCode::Refused);
-        }
-        let names = self.names.load();
-        match answer(&self.zones, names.as_deref(), question.name(), question.query_type()) {
-            Answer::Elsewhere => Reply::refusal(ResponseCode::Refused),
-            Answer::NotYet => Reply::refusal(ResponseCode::ServFail),
-            Answer::NoName(zone) => Reply::nothing(ResponseCode::NXDomain, zone),
-            Answer::NoData(zone) => Reply::nothing(ResponseCode::NoError, zone),
-            Answer::Authority(zone) => Reply::answer(vec![soa(zone)]),
-            Answer::Ports { ports, target } => {
-                // One target: there is nothing to choose from (RFC 2782).
-                let srv = |port| RData::SRV(SRV::new(0, 0, port, target.clone()));
-                let record = |port| Record::from_rdata(question.name().clone(), VIP_TTL_SECONDS, srv(port));
-                Reply::answer(ports.into_iter().map(record).collect())
-            }
-            Answer::Addresses(addresses) => Reply::answer(
-                addresses
-                    .into_iter()
-                    .map(|address| {
-                        Record::from_rdata(question.name().clone(), VIP_TTL_SECONDS, data(address))
-                    })
-                    .collect(),
-            ),
-        }
-    }
-}
-
-impl Reply {
-    fn answer(answers: Vec<Record>) -> Self {
-        Self { code: ResponseCode::NoError, authoritative: true, answers, soa: None }
-    }
-
-    /// With the SOA that says how long this may be remembered (RFC 2308).
-    fn nothing(code: ResponseCode, zone: &Zone) -> Self {
-        Self { code, authoritative: true, answers: Vec::new(), soa: Some(soa(zone)) }
-    }
-
-    fn refusal(code: ResponseCode) -> Self {
-        Self { code, authoritative: false, answers: Vec::new(), soa: None }
-    }
-}
-
-fn data(address: IpAddr) -> RData {
-    match address {
-        IpAddr::V4(v4) => RData::A(A(v4)),
-        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
-    }
-}
-
-/// The same on every node and for ever: nobody copies the zone, so nobody compares serials.
-fn soa(zone: &Zone) -> Record {
-    let soa =
-        SOA::new(zone.primary.clone(), zone.mailbox.clone(), 1, 7200, 1800, 86400, NEGATIVE_TTL_SECONDS);
-    Record::from_rdata(zone.apex.clone(), NEGATIVE_TTL_SECONDS, RData::SOA(soa))
+/// By the clock, so that it grows over restarts too; and by one at least.
+fn serial_after(before: u32) -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // Serials go round (RFC 1982).
+    #[expect(clippy::cast_possible_truncation, reason = "serials go round")]
+    let now = now as u32;
+    now.max(before.wrapping_add(1))
 }

@@ -2,8 +2,10 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// What is asked, how often, and how many answers make a verdict.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
     pub question: Question,
     /// Every endpoint is asked here; at each of the service's TCP ports when absent.
@@ -44,7 +46,7 @@ impl HealthCheck {
 }
 
 /// What an endpoint is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Does a connection open?
     Tcp,

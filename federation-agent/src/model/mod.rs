@@ -11,14 +11,18 @@ use std::{
 };
 
 use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
 
 mod changes;
 mod health_check;
+mod ingress;
 mod name;
+mod pairs;
 
 pub use changes::{Change, changes};
 pub use health_check::{HealthCheck, Question};
-pub use name::{ClusterName, Region, ServiceKey, Zone};
+pub use ingress::{Ingress, IngressPoint, ShardState};
+pub use name::{ClusterName, HostName, Region, ServiceKey, Zone};
 
 /// Everything that a node knows of its federation. Cheap to clone and to change one service of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub struct Federation {
 }
 
 /// A member cluster's place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub provider: Arc<str>,
     pub region: Region,
@@ -46,7 +50,7 @@ pub struct Locality {
 }
 
 /// Which shards a VIP prefers.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Scope {
     Nearest,
     Global,
@@ -65,7 +69,7 @@ impl fmt::Display for Scope {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     Tcp,
     Udp,
@@ -83,12 +87,15 @@ impl fmt::Display for Protocol {
 }
 
 /// A federated service with the shards that its clusters announce.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub ports: Vec<Port>,
     /// At most one address of each family a scope.
+    #[serde(with = "pairs")]
     pub vips: Arc<BTreeMap<Scope, Vec<IpAddr>>>,
     pub shards: BTreeMap<ClusterName, Shard>,
+    /// Where the shards are met from outside, of those that are.
+    pub ingress: BTreeMap<ClusterName, Ingress>,
     /// Session affinity `ClientIP`.
     pub client_ip_affinity: bool,
     pub overprovisioning: Overprovisioning,
@@ -97,7 +104,7 @@ pub struct Service {
 }
 
 /// Which endpoints of a client's own cluster are preferred (`trafficDistribution` of a Service).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficDistribution {
     #[default]
     Any,
@@ -108,7 +115,7 @@ pub enum TrafficDistribution {
 }
 
 /// How much more than its healthy part a tier may carry before load spills over to the next, in per cent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overprovisioning(u16);
 
 impl Overprovisioning {
@@ -129,7 +136,7 @@ impl Default for Overprovisioning {
 }
 
 /// A port that the service's VIPs serve.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Port {
     /// Empty where the Service's only port has no name; shards' endpoints are matched by it.
     pub name: String,
@@ -138,7 +145,7 @@ pub struct Port {
 }
 
 /// The service in one cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// 0 to 1000; 0 means only when nothing else is left.
     pub weight: u16,
@@ -151,10 +158,11 @@ impl Shard {
 }
 
 /// One pod address of a shard, with the ports that it serves.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Endpoint {
     pub address: IpAddr,
     /// Port name and protocol to number: the same for many endpoints.
+    #[serde(with = "pairs")]
     pub ports: Arc<BTreeMap<(String, Protocol), u16>>,
     pub readiness: Readiness,
     /// The node that runs it, as its cluster names it.
@@ -173,7 +181,7 @@ impl Endpoint {
 }
 
 /// What its cluster says of an endpoint (`EndpointConditions` of `discovery.k8s.io/v1`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Readiness {
     Ready,
     /// Terminating, but still serving: used when a shard has no ready endpoint (KEP-1669).

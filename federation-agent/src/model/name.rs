@@ -2,10 +2,13 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
         pub struct $type(Arc<str>);
 
         impl $type {
@@ -17,6 +20,12 @@ macro_rules! name {
         impl<T: AsRef<str>> From<T> for $type {
             fn from(name: T) -> Self {
                 Self(name.as_ref().into())
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -47,8 +56,14 @@ name!(
     Zone
 );
 
+name!(
+    /// A load balancer, by the DNS name that its provider gave it.
+    HostName
+);
+
 /// A federated service's namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(String, String)", into = "(String, String)")]
 pub struct ServiceKey {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
@@ -57,6 +72,18 @@ pub struct ServiceKey {
 impl ServiceKey {
     pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self { namespace: namespace.as_ref().into(), name: name.as_ref().into() }
+    }
+}
+
+impl From<(String, String)> for ServiceKey {
+    fn from((namespace, name): (String, String)) -> Self {
+        Self::new(namespace, name)
+    }
+}
+
+impl From<ServiceKey> for (String, String) {
+    fn from(key: ServiceKey) -> Self {
+        (key.namespace.as_ref().to_owned(), key.name.as_ref().to_owned())
     }
 }
 

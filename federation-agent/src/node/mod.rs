@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::{
     client,
     dataplane::{self, DataPlane, ProgramLog, Reached, Sweep, TcAttach},
-    dns::Dns,
+    dns::{Dns, DnsSettings},
     health::{self, Beginning},
     memory,
     model::{ClusterName, Federation, Locality, Zone},
@@ -75,13 +75,16 @@ pub struct Args {
     #[arg(long, env = "FEDERATION_TC_ATTACH", value_name = "WAY", value_enum, default_value_t)]
     tc_attach: TcAttach,
 
-    /// Where the agent keeps its lock and says that it is ready
+    /// Where the agent keeps its lock and the last known federation, and says that it is ready
     #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
 
-    /// Address to answer DNS at; may be given more than once
+    /// Address to answer DNS at, for clients of the federation; may be given more than once
     #[arg(long, env = "FEDERATION_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
     dns_listen: Vec<SocketAddr>,
+
+    #[command(flatten)]
+    dns: DnsSettings,
 }
 
 /// Runs until the process is told to end. Programs and maps stay behind and go on forwarding.
@@ -96,10 +99,11 @@ pub async fn run(args: Args) -> Result<()> {
     let mut ready = ReadyFile::new(&args.state_dir)?;
     let uplink = interfaces::uplink_index(&args.uplink).await?;
     dataplane::check_kernel(&args.bpf_dir)?;
-    let dns = Dns::bind(&args.dns_listen, &args.federation).await?;
+    let dns = Dns::bind(&args.dns_listen, &args.dns, &args.federation).await?;
 
     let client = client::from_kubeconfig(&args.kubeconfig).await?;
-    let federation = api::watch(client.clone());
+    let saved = api::Saved::in_folder(&args.state_dir, &args.federation.federation)?;
+    let federation = api::watch(client.clone(), Some(saved));
     let first = tokio::select! {
         first = first_state(federation.clone()) => first?,
         () = &mut shutdown => return Ok(()),
@@ -216,8 +220,9 @@ impl Node {
                 changed = federation.changed() => {
                     changed.context("the watch of the Federation API has ended")?;
                     if let Some(federation) = federation.borrow_and_update().as_deref() {
-                        dns.update(federation);
-                        self.follow(federation, &health.borrow_and_update())?;
+                        let health = health.borrow_and_update().clone();
+                        self.follow(federation, &health)?;
+                        dns.update(federation, Some(&health));
                         if ready.announce()? {
                             memory::give_back();
                         }
@@ -226,7 +231,9 @@ impl Node {
                 changed = health.changed() => {
                     changed.context("the probes have ended")?;
                     if let Some(federation) = federation.borrow().as_deref() {
-                        self.follow(federation, &health.borrow_and_update())?;
+                        let health = health.borrow_and_update().clone();
+                        dns.update(federation, Some(&health));
+                        self.follow(federation, &health)?;
                     }
                 }
                 Some((tuple, answer)) = questions.recv() => {

@@ -3,7 +3,7 @@
 //! Here are the watches alone. What an object means is in [`translate`], how the kinds come together in [`view`];
 //! both are pure, so that tests feed them objects instead of a server.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, future, stream};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
@@ -12,7 +12,7 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::{sync::watch, task, time::sleep};
 use tracing::{info, warn};
 
 use crate::{
@@ -22,30 +22,56 @@ use crate::{
 };
 
 pub mod mirror;
+mod saved;
 mod translate;
 mod view;
 
+pub use saved::Saved;
 use view::{Observed, View};
 
 /// Changes that are ready at the same moment become one snapshot, at most this many of them.
 const CHANGES_AT_ONCE: usize = 1024;
 
+/// How long the Federation API may take to list everything, before what was known last stands in for it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a federation that changes all the time is saved.
+const SAVE_PERIOD: Duration = Duration::from_secs(5);
+
 /// The federation from now on, until nobody listens any more.
 ///
 /// The first value comes when all kinds have been listed once, the next ones as they change. Where the API does not
-/// answer, the last known federation stands while the watches try again, ever more slowly.
-pub fn watch(client: Client) -> watch::Receiver<Option<Arc<Federation>>> {
+/// answer, the last known federation stands while the watches try again, ever more slowly: at the start of a process, that
+/// is the one in `saved`.
+pub fn watch(client: Client, saved: Option<Saved>) -> watch::Receiver<Option<Arc<Federation>>> {
     let (federation, receiver) = watch::channel(None);
-    tokio::spawn(follow(client, federation));
+    if let Some(saved) = &saved {
+        tokio::spawn(keep(saved.clone(), federation.subscribe()));
+    }
+    tokio::spawn(follow(client, saved, federation));
     receiver
 }
 
-async fn follow(client: Client, federation: watch::Sender<Option<Arc<Federation>>>) {
+async fn follow(client: Client, saved: Option<Saved>, federation: watch::Sender<Option<Arc<Federation>>>) {
     let mut changes = observe(&client).ready_chunks(CHANGES_AT_ONCE);
     let mut view = View::default();
+    let mut stand_in = saved;
+    let patience = sleep(PATIENCE);
+    tokio::pin!(patience);
     loop {
         let observed = tokio::select! {
             observed = changes.next() => observed,
+            () = &mut patience, if stand_in.is_some() => {
+                if let Some(last) = stand_in.take().and_then(|saved| saved.load()) {
+                    warn!(
+                        services = last.services.len(),
+                        "the Federation API has not told its state within {} s: until it does, what was known last stands",
+                        PATIENCE.as_secs()
+                    );
+                    federation.send_replace(Some(Arc::new(last)));
+                }
+                continue;
+            }
             () = federation.closed() => return,
         };
         // Watchers never end: they start again after each error.
@@ -54,8 +80,27 @@ async fn follow(client: Client, federation: watch::Sender<Option<Arc<Federation>
             view.apply(change);
         }
         if let Some(snapshot) = view.take_changed() {
+            stand_in = None;
             federation.send_replace(Some(snapshot));
         }
+    }
+}
+
+/// Saves the federation as it changes, until nobody follows it any more.
+async fn keep(saved: Saved, mut federation: watch::Receiver<Option<Arc<Federation>>>) {
+    let mut failed = false;
+    while federation.changed().await.is_ok() {
+        let Some(now) = federation.borrow_and_update().clone() else { continue };
+        let to = saved.clone();
+        let outcome = task::spawn_blocking(move || to.save(&now)).await;
+        let outcome = outcome.map_err(anyhow::Error::from).flatten();
+        if let Err(error) = &outcome
+            && !failed
+        {
+            warn!("a restart without the Federation API would find an older state, or none: {error:#}");
+        }
+        failed = outcome.is_err();
+        sleep(SAVE_PERIOD).await;
     }
 }
 

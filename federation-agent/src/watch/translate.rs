@@ -15,8 +15,8 @@ use thiserror::Error;
 use crate::{
     api::{self, ScopeKind, VipStatus, marks::CLUSTER_LABEL},
     model::{
-        Cluster, ClusterName, Endpoint, HealthCheck, Overprovisioning, Port, Protocol, Readiness, Region,
-        Scope, ServiceKey, TrafficDistribution, Zone,
+        Cluster, ClusterName, Endpoint, HealthCheck, Ingress, IngressPoint, Overprovisioning, Port, Protocol,
+        Readiness, Region, Scope, ServiceKey, ShardState, TrafficDistribution, Zone,
     },
 };
 
@@ -52,6 +52,8 @@ pub enum Untranslatable {
     Address { address: String, family: String },
     #[error("an endpoint has no address")]
     NoAddress,
+    #[error("ingress {point} of cluster {cluster} is nothing that a client could be sent to")]
+    Ingress { cluster: String, point: String },
 }
 
 /// A value and what had to be left out of it.
@@ -77,6 +79,7 @@ pub struct Steering {
     pub weights: BTreeMap<ClusterName, u16>,
     pub overprovisioning: Overprovisioning,
     pub health_check: HealthCheck,
+    pub ingress: BTreeMap<ClusterName, Ingress>,
 }
 
 /// What an `EndpointSlice` says.
@@ -142,7 +145,54 @@ pub fn federated_service(federated: &api::FederatedService) -> Translated<Steeri
         federated.spec.health_check.as_ref().map(api::HealthCheckSpec::read).unwrap_or_default();
     left_out.extend(faults.into_iter().map(Untranslatable::HealthCheck));
     let vips = Arc::new(scopes.into_iter().collect());
-    Translated { value: Steering { vips, weights, overprovisioning, health_check }, left_out }
+    let mut ingress = BTreeMap::new();
+    for shard in status.iter().flat_map(|status| &status.shards).filter(|shard| !shard.ingress.is_empty()) {
+        let (points, unusable) =
+            sort_out(shard.ingress.iter().map(|point| ingress_point(&shard.cluster, point)));
+        left_out.extend(unusable);
+        let state = match shard.state {
+            api::ShardState::Healthy => ShardState::Healthy,
+            api::ShardState::Unhealthy => ShardState::Unhealthy,
+            api::ShardState::Unknown => ShardState::Unknown,
+        };
+        let points = points.into_iter().collect();
+        ingress.insert(ClusterName::from(&shard.cluster), Ingress { points, state });
+    }
+    Translated { value: Steering { vips, weights, overprovisioning, health_check, ingress }, left_out }
+}
+
+/// No cluster may send clients from outside to themselves, or to their neighbours.
+fn ingress_point(cluster: &str, point: &api::IngressStatus) -> Result<IngressPoint, Untranslatable> {
+    let is_usable = |ip: &IpAddr| {
+        let is_link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local)
+    };
+    let found = match (point.ip, &point.hostname) {
+        (Some(ip), _) => {
+            Some(IngressPoint::Address(ip.to_canonical())).filter(|_| is_usable(&ip.to_canonical()))
+        }
+        (None, Some(name)) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            is_host_name(&name).then(|| IngressPoint::Host(name.into()))
+        }
+        (None, None) => None,
+    };
+    found.ok_or_else(|| Untranslatable::Ingress {
+        cluster: cluster.to_owned(),
+        point: point.ip.map(|ip| ip.to_string()).or_else(|| point.hostname.clone()).unwrap_or_default(),
+    })
+}
+
+/// RFC 1123, 2.1.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// # Errors

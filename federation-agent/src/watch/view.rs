@@ -134,6 +134,7 @@ impl View {
             ports: offer.ports.clone(),
             vips: Arc::clone(&steering.vips),
             shards: self.shards(key, steering),
+            ingress: steering.ingress.clone(),
             client_ip_affinity: offer.client_ip_affinity,
             overprovisioning: steering.overprovisioning,
             distribution: offer.distribution,

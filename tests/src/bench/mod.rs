@@ -5,6 +5,7 @@
 mod agent;
 mod apiserver;
 mod cpu;
+mod dns;
 mod measurement;
 mod nftables;
 mod packet;
@@ -49,6 +50,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(apiserver::GROUP, &options.only) {
         eprintln!("what the embedded Federation API costs at size");
         measured.extend(apiserver::measure().await.context("measure the embedded Federation API")?);
+    }
+    if wanted(dns::GROUP, &options.only) {
+        eprintln!("what answers of DNS cost");
+        measured.extend(dns::measure().await.context("measure DNS")?);
     }
     if wanted(path::GROUP, &options.only) {
         measured.extend(path::measure(&options.only).await.context("measure paths through a lab")?);

@@ -1,0 +1,266 @@
+//! What answers of DNS cost, beside a server that does nothing else and serves the same zone, which it has copied from us.
+//!
+//! Each server has one processor, whoever asks has the other one. What an answer weighs is told too: the bytes that come
+//! back for each byte of a question are what a forged sender could do to others.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use federation_agent::{
+    model::{Cluster, Federation, Port, Protocol, Scope, Service, ServiceKey},
+    watch::Saved,
+};
+use hickory_proto::rr::RecordType;
+
+use super::{Case, Measurement, Promise, cpu::Cpus};
+use crate::{
+    client,
+    federation::{DOMAIN, FEDERATION, NAMESPACE, PATIENCE, VIP_RANGE},
+    figures::percentile,
+    lab::{Host, Lab, Namespace, program},
+};
+
+pub const GROUP: &str = "dns/";
+
+const SERVICES: u32 = 10_000;
+
+/// Ours, and the one beside it.
+const SERVERS: [(&str, u16); 2] = [("federation-agent", 5300), ("nsd", 5301)];
+
+/// Of every turn: as many questions as a server takes in this time.
+const TURNS: usize = 5;
+const SECONDS: &str = "3";
+
+/// Questions a second on one processor, and what an answer may take at that rate, in milliseconds.
+const RATE: u32 = 50_000;
+const RATE_PROMISE: Promise = Promise::RatioAtLeast(0.5);
+const LATENCY_PROMISE: Promise = Promise::AtMost(1.0);
+
+/// What is asked, and how much larger than the question an answer may look to whoever forges its sender.
+const WEIGHED: [(&str, &str, RecordType); 6] = [
+    ("dns/amplification/address", "", RecordType::A),
+    ("dns/amplification/no_address", "", RecordType::AAAA),
+    ("dns/amplification/port", "_http._tcp.", RecordType::SRV),
+    ("dns/amplification/any", "", RecordType::ANY),
+    ("dns/amplification/no_name", "missing.", RecordType::A),
+    ("dns/amplification/text", "", RecordType::TXT),
+];
+
+/// Both servers with the same zone.
+struct Servers {
+    lab: Lab,
+    host: Host,
+    cpus: Cpus,
+    questions: PathBuf,
+}
+
+/// Measures both servers in turns.
+///
+/// # Errors
+/// A server does not come up, or `dnsperf` cannot be run.
+pub async fn measure() -> Result<Vec<Measurement>> {
+    let servers = Servers::start().await?;
+    let mut measured = Vec::new();
+    let mut rates = SERVERS.map(|_| Vec::new());
+    let mut latencies = SERVERS.map(|_| Vec::new());
+    for turn in 0..=TURNS {
+        for (server, (_, port)) in SERVERS.iter().enumerate() {
+            let (rate, latency) = (servers.rate(*port)?, servers.latency(*port)?);
+            // The first turn warms up.
+            if turn > 0 {
+                rates[server].push(rate);
+                latencies[server].push(latency);
+            }
+        }
+    }
+    let alone =
+        |name, unit, samples: &[f64]| Case { name, unit, against: None, promise: None }.alone(samples);
+    measured.push(alone("dns/rate/nsd", "1/s", &rates[1])?);
+    let case = Case {
+        name: "dns/rate/federation",
+        unit: "1/s",
+        against: Some("dns/rate/nsd"),
+        promise: Some(RATE_PROMISE),
+    };
+    measured.push(case.beside(&rates[0], &rates[1])?);
+    measured.push(alone("dns/latency_p99/nsd", "ms", &latencies[1])?);
+    let case = Case {
+        name: "dns/latency_p99/federation",
+        unit: "ms",
+        against: Some("dns/latency_p99/nsd"),
+        promise: Some(LATENCY_PROMISE),
+    };
+    measured.push(case.beside(&latencies[0], &latencies[1])?);
+    for (name, prefix, kind) in WEIGHED {
+        let owner = format!("{prefix}{}", name_of(SERVICES / 2));
+        let ratio = servers.amplification(&owner, kind).await?;
+        measured.push(alone(name, "times", &[ratio])?);
+    }
+    Ok(measured)
+}
+
+impl Servers {
+    async fn start() -> Result<Self> {
+        let lab = Lab::new()?;
+        let host = lab.host("names")?;
+        let questions = lab.folder().join("questions");
+        fs::write(&questions, questions_of_all()).context("write the questions")?;
+        let servers = Self { lab, host, cpus: Cpus::two()?, questions };
+        servers.start_ours()?;
+        servers.answers(SERVERS[0].1).await?;
+        servers.start_nsd()?;
+        servers.answers(SERVERS[1].1).await?;
+        Ok(servers)
+    }
+
+    /// Our server has its federation from disk: nobody has to write ten thousand services into an API first.
+    fn start_ours(&self) -> Result<()> {
+        let (name, port) = SERVERS[0];
+        let folder = self.lab.folder().join(name);
+        Saved::in_folder(&folder, FEDERATION)?.save(&federation()).context("write what is known last")?;
+        let kubeconfig = self.lab.folder().join("nobody.kubeconfig");
+        fs::write(&kubeconfig, NOBODY).context("write the kubeconfig of an API that is not there")?;
+        let mut command = self.on_server(&program(name)?);
+        command.args(["dns", "--federation", FEDERATION, "--domain", DOMAIN, "--vip-range", VIP_RANGE]);
+        command.args(["--dns-transfer", "127.0.0.0/8", "--listen", &at(port).to_string()]);
+        command.arg("--state-dir").arg(folder).arg("--kubeconfig").arg(kubeconfig);
+        self.host.spawn(name, command).map(drop)
+    }
+
+    fn start_nsd(&self) -> Result<()> {
+        let (name, port) = SERVERS[1];
+        let folder = self.lab.folder().join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let file = folder.join("nsd.conf");
+        let (shown, primary) = (folder.display(), SERVERS[0].1);
+        let configuration = format!(
+            "server:\n ip-address: 127.0.0.1@{port}\n server-count: 1\n username: \"\"\n zonesdir: {shown}\n\
+             \u{20}pidfile: {shown}/pid\n xfrdfile: {shown}/xfrd\n xfrdir: {shown}\n zonelistfile: {shown}/zones\n\
+             \u{20}database: \"\"\n rrl-ratelimit: 0\nremote-control:\n control-enable: no\n\
+             zone:\n name: {FEDERATION}\n request-xfr: AXFR 127.0.0.1@{primary} NOKEY\n"
+        );
+        fs::write(&file, configuration).with_context(|| format!("write {}", file.display()))?;
+        let mut command = self.on_server(Path::new("/usr/sbin/nsd"));
+        command.args(["-d", "-c"]).arg(file);
+        self.host.spawn(name, command).map(drop)
+    }
+
+    fn on_server(&self, program: &Path) -> Command {
+        let mut command = self.host.namespace().command("taskset");
+        command.args(["--cpu-list", &self.cpus.server.to_string()]).arg(program);
+        command
+    }
+
+    async fn answers(&self, port: u16) -> Result<()> {
+        let last = name_of(SERVICES - 1);
+        let answers = async || {
+            let found = client::resolve(self.namespace(), at(port), &last, Duration::from_secs(1)).await?;
+            ensure!(!found.is_empty(), "{last} has no address yet");
+            Ok(())
+        };
+        self.lab.wait_for(format!("the server at port {port} knows its zone"), PATIENCE, answers).await
+    }
+
+    /// Questions that are answered in a second, as many at a time as keep the server busy.
+    fn rate(&self, port: u16) -> Result<f64> {
+        let output = self.dnsperf(port, &["-l", SECONDS, "-q", "100"])?;
+        let lost = figure(&output, "Queries lost:")?;
+        let sent = figure(&output, "Queries sent:")?;
+        ensure!(lost * 1000.0 <= sent, "{lost} of {sent} questions were lost:\n{output}");
+        figure(&output, "Queries per second:")
+    }
+
+    /// The 99th percentile of what an answer takes at the promised rate, in milliseconds.
+    fn latency(&self, port: u16) -> Result<f64> {
+        let rate = RATE.to_string();
+        let output = self.dnsperf(port, &["-l", SECONDS, "-q", "1000", "-Q", &rate, "-v"])?;
+        let answers = output.lines().filter(|line| line.starts_with("> "));
+        let seconds = answers.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let milliseconds: Vec<_> = seconds.map(|seconds| seconds * 1e3).collect();
+        percentile(&milliseconds, 0.99).with_context(|| format!("dnsperf told no answer:\n{output}"))
+    }
+
+    fn dnsperf(&self, port: u16, arguments: &[&str]) -> Result<String> {
+        let mut command = self.namespace().command("taskset");
+        command.args(["--cpu-list", &self.cpus.client.to_string(), "dnsperf", "-s", "127.0.0.1"]);
+        command.args(["-p", &port.to_string(), "-d"]).arg(&self.questions).args(arguments);
+        let output = command.output().context("run dnsperf")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "dnsperf: {text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
+    /// Bytes of our answer for each byte of the question, of UDP's payload.
+    async fn amplification(&self, name: &str, kind: RecordType) -> Result<f64> {
+        let answer = client::query(self.namespace(), at(SERVERS[0].1), name, kind, Duration::from_secs(1));
+        let answer = answer.await?.to_vec().context("encode the answer")?.len();
+        // A header, the name with a length before each label and one after the last, type and class.
+        let question = 12 + name.len() + 2 + 4;
+        Ok(answer as f64 / question as f64)
+    }
+
+    fn namespace(&self) -> &Namespace {
+        self.host.namespace()
+    }
+}
+
+fn at(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// What `dnsperf` says after these words.
+fn figure(output: &str, words: &str) -> Result<f64> {
+    let line = output.lines().find_map(|line| line.trim().strip_prefix(words));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("dnsperf does not say {words:?}:\n{output}"))
+}
+
+fn name_of(service: u32) -> String {
+    format!("service-{service}.{NAMESPACE}.{FEDERATION}")
+}
+
+/// Every service's address, and of each tenth also what it has not and a name that is not there.
+fn questions_of_all() -> String {
+    let mut questions = String::new();
+    for service in 0..SERVICES {
+        // In no order that a cache would like.
+        let name = name_of(service * 7919 % SERVICES);
+        let _ = writeln!(questions, "{name} A");
+        if service % 10 == 0 {
+            let _ = writeln!(questions, "{name} AAAA\nmissing.{name} A\n_http._tcp.{name} SRV");
+        }
+    }
+    questions
+}
+
+fn federation() -> Federation {
+    let cluster = Cluster { provider: "lab".into(), region: "region".into(), zones: vec!["zone".into()] };
+    let first = Ipv4Addr::new(198, 18, 0, 1).to_bits();
+    let services = (0..SERVICES).map(|number| {
+        let vip = IpAddr::from(Ipv4Addr::from_bits(first + number));
+        let service = Service {
+            ports: vec![Port { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 }],
+            vips: Arc::new([(Scope::Nearest, vec![vip])].into()),
+            ..Service::default()
+        };
+        (ServiceKey::new(NAMESPACE, format!("service-{number}")), Arc::new(service))
+    });
+    Federation { clusters: [("cluster".into(), cluster)].into(), services: services.collect() }
+}
+
+/// Nobody listens at that port.
+const NOBODY: &str = "apiVersion: v1
+kind: Config
+clusters: [{ name: nobody, cluster: { server: \"http://127.0.0.1:1\" } }]
+users: [{ name: nobody, user: {} }]
+contexts: [{ name: nobody, context: { cluster: nobody, user: nobody } }]
+current-context: nobody
+";
