@@ -59,7 +59,8 @@ mod tests {
     }
 
     fn failure(code: u16) -> Value {
-        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": "no", "code": code })
+        let reason = if code == 404 { "NotFound" } else { "no" };
+        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code })
     }
 
     fn property(value: &str) -> Value {
