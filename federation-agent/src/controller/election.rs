@@ -150,7 +150,8 @@ impl Election {
     pub fn release(&self, lease: &Lease, today: Timestamp) -> Option<Lease> {
         let spec = lease.spec.clone().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))?;
         let spec = LeaseSpec {
-            holder_identity: Some(String::new()),
+            // Not an empty one: newer API servers refuse that.
+            holder_identity: None,
             lease_duration_seconds: Some(1),
             renew_time: Some(MicroTime(today)),
             ..spec
@@ -177,7 +178,8 @@ impl Election {
     fn held(&self, before: &LeaseSpec, today: Timestamp) -> LeaseSpec {
         let goes_on = before.holder_identity.as_ref() == Some(&self.identity);
         let transitions = before.lease_transitions.unwrap_or(0);
-        let is_first = before.holder_identity.is_none();
+        // One that was given back has no holder, but a time.
+        let is_first = before.renew_time.is_none();
         // Whole seconds, and never shorter than promised.
         let seconds = self.terms.lease.as_secs() + u64::from(self.terms.lease.subsec_nanos() > 0);
         LeaseSpec {

@@ -209,6 +209,13 @@ impl Watch {
 
     fn suspect(&mut self, backend: Backend, failing: Failing, in_a_row: u32, now: Instant) {
         let shards: Vec<ShardKey> = self.roster.whose(&backend).cloned().collect();
+        // Whether a silence is the backend's own is for probes to say, once they have noticed it: a node that loses its uplink
+        // time and again must not hold it against others for ever longer.
+        let is_out =
+            |key| self.roster.get(key).is_some_and(|it| self.verdicts.speak_against(key, it, &backend));
+        if failing == Failing::Unanswered && shards.iter().any(is_out) {
+            return;
+        }
         let ejected = self.ejections.observe(backend, failing, in_a_row, now);
         for shard in shards {
             self.roster.hurry(&shard, now);

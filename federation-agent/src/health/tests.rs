@@ -224,6 +224,27 @@ fn who_falls_silent_with_most_others_is_doubted_and_recovers_with_them() {
 }
 
 #[test]
+fn clients_whom_nobody_answers_eject_nobody_whom_probes_have_found_silent() {
+    let mut bench = Bench::settled(&ALL, 1);
+    bench.used(1);
+    bench.run(Duration::from_millis(700));
+    for cluster in [NEXT, FAR, AWAY] {
+        bench.set(cluster, Manner::Silent);
+    }
+    bench.run(Duration::from_secs(1));
+    let (backend, protocol) = (address(1, 1), Tcp);
+    bench.watch.observe(Observation::Unanswered { backend, protocol, in_a_row: 100 }, bench.now);
+    for cluster in [NEXT, FAR, AWAY] {
+        bench.set(cluster, Manner::Well);
+    }
+    bench.run(Duration::from_secs(2));
+    assert_eq!(bench.verdict(NEXT), None, "it is back as soon as it answers");
+    bench.watch.observe(Observation::Unanswered { backend, protocol, in_a_row: 5 }, bench.now);
+    bench.run(Duration::from_millis(10));
+    assert!(bench.news.iter().any(|item| matches!(item.turn, Turn::Ejected { .. })), "{:?}", bench.news);
+}
+
+#[test]
 fn who_was_doubted_is_dead_once_others_speak() {
     let mut bench = Bench::settled(&ALL, 1);
     bench.used(1);

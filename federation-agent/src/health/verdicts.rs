@@ -12,6 +12,7 @@ use super::{
     passive::{Backend, Ejections},
     probe::{Answer, Failure, Report},
     roster::Shard,
+    targets::Target,
     witness::Witnesses,
 };
 use crate::plan::{ShardHealth, Verdict};
@@ -231,6 +232,15 @@ impl Verdicts {
 
     pub(super) fn is_failing(&self, key: &ShardKey) -> bool {
         self.shards.contains_key(key)
+    }
+
+    /// Whether probes speak against a backend of the shard.
+    pub(super) fn speak_against(&self, key: &ShardKey, shard: &Shard, backend: &Backend) -> bool {
+        let Some(failings) = self.shards.get(key) else { return false };
+        let fails = |target: &Target| {
+            failings.endpoints.contains_key(&target.address) && target.covers().contains(backend)
+        };
+        failings.all.is_some() || shard.targets.list.iter().any(fails)
     }
 
     /// What the plan is to know of a shard.

@@ -20,7 +20,7 @@ fn what_cannot_work_ends_in_a_sentence() -> Result<()> {
             (["--listen", "127.0.0.1:53"], "cannot answer DNS at 127.0.0.1:53"),
             (["--listen", "192.0.2.1:53"], "cannot answer DNS at 192.0.2.1:53"),
             (["--kubeconfig", "/nowhere"], "read the kubeconfig /nowhere"),
-            (["--federation", "a..b"], "--federation \"a..b\" cannot be a DNS name"),
+            (["--federation", "a..b"], "--federation \"a..b\" cannot be part of a DNS name"),
             (["--domain", "my-federation"], "make the zone my-federation. twice"),
             (["--vip-range", "198.18.0.0/16,198.19.0.0/16"], "--vip-range"),
         ] {
