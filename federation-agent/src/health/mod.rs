@@ -256,7 +256,17 @@ impl Watch {
         }
         let failed = self.verdicts.is_failing(&report.shard);
         if let Some(shard) = self.roster.get(&report.shard) {
+            let before = self.verdicts.failed(&report.shard);
             self.news.extend(self.verdicts.record(report, shard, now));
+            let after = self.verdicts.failed(&report.shard);
+            // An outage that probes saw begin and end explains what clients met meanwhile.
+            let back = before.difference(&after).filter_map(|address| shard.targets.get(*address));
+            for backend in back.flat_map(|target| target.covers()) {
+                if self.ejections.forgive(backend) {
+                    let (shard, endpoint) = (report.shard.clone(), Some(backend.0));
+                    self.news.push(News { shard, endpoint, turn: Turn::Readmitted });
+                }
+            }
         }
         let failing = self.verdicts.is_failing(&report.shard);
         if failing && !failed {

@@ -90,6 +90,13 @@ impl Ejections {
         self.records.get(backend)?.ejected.as_ref()
     }
 
+    /// What was held against the backend is over. Whether it was out.
+    pub(super) fn forgive(&mut self, backend: &Backend) -> bool {
+        let Some(record) = self.records.remove(backend) else { return false };
+        self.ends.remove(&(record.until, *backend));
+        record.ejected.is_some()
+    }
+
     /// Who is back by now.
     pub(super) fn end(&mut self, now: Instant) -> Vec<Backend> {
         let mut back = Vec::new();

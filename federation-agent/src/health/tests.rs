@@ -342,6 +342,24 @@ fn the_dead_of_the_agent_before_stay_dead_until_they_answer() {
 }
 
 #[test]
+fn an_ejection_ends_with_the_outage_that_explains_it() {
+    let mut bench = Bench::settled(&ALL, 3);
+    let (backend, protocol) = (address(1, 2), Tcp);
+    bench.used(1);
+    // By the fourth time it would be out for 16 s.
+    for _ in 0..4 {
+        bench.run(Duration::from_secs(8));
+        bench.watch.observe(Observation::Refused { backend, protocol, in_a_row: 5 }, bench.now);
+        bench.set(NEXT, Manner::Refusing);
+        bench.run(Duration::from_secs(2));
+        bench.set(NEXT, Manner::Well);
+        bench.used(1);
+        bench.run(Duration::from_secs(5));
+        assert_eq!(bench.watch.health.of(&service_key(), &NEXT.into()), None);
+    }
+}
+
+#[test]
 fn refusals_in_a_row_eject_and_the_time_ends() {
     let mut bench = Bench::settled(&ALL, 3);
     let (backend, protocol) = (address(1, 2), Tcp);
