@@ -109,7 +109,7 @@ fn find_missing(scope: Scope) -> Result<Vec<Missing>> {
     }
     if !toolchain::has_linker() {
         let what = format!(
-            "bpf-linker {} (from crates.io, into {})",
+            "bpf-linker {} (from cargo's registry, into {})",
             toolchain::LINKER,
             toolchain::folder().display()
         );
@@ -122,8 +122,10 @@ fn find_missing(scope: Scope) -> Result<Vec<Missing>> {
     }
     if scope >= Scope::Test {
         if !machine::has("cargo-nextest") {
-            let what =
-                format!("cargo-nextest {NEXTEST} (from crates.io, into {})", machine::tools().display());
+            let what = format!(
+                "cargo-nextest {NEXTEST} (from cargo's registry, into {})",
+                machine::tools().display()
+            );
             let why = "runs each test in a process of its own; this takes some minutes";
             missing.push(Missing { what, why, how: How::Nextest });
         }
@@ -240,7 +242,7 @@ fn install_crate(name: &str, options: &[&str], root: &Path) -> Result<()> {
     step::run(
         &format!("cargo install {name}"),
         cargo().args(["install", name, "--locked", "--force"]).args(options).arg("--root").arg(root),
-        &format!("{name} could not be installed: see that the registry of crates.io is reachable"),
+        &format!("{name} could not be installed: see that cargo's registry is reachable"),
     )
 }
 
