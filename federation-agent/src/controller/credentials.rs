@@ -18,6 +18,9 @@ use serde_json::json;
 use super::{expiry::Validity, registration::Refusal};
 use crate::api::SYSTEM_NAMESPACE;
 
+/// Reason of a condition: the Secret is not there, or nothing that could be used is in it.
+pub const MISSING: &str = "CredentialsMissing";
+
 const KUBECONFIG: &str = "kubeconfig";
 const TOKEN: &str = "token";
 const CA: &str = "ca.crt";
@@ -67,7 +70,7 @@ pub async fn login(server: &str, name: &str, secret: Option<&Secret>) -> Result<
 }
 
 fn missing(message: String) -> Refusal {
-    Refusal::new("CredentialsMissing", message)
+    Refusal::new(MISSING, message)
 }
 
 fn invalid(message: String) -> Refusal {

@@ -261,7 +261,7 @@ impl Watch {
             let after = self.verdicts.failed(&report.shard);
             // An outage that probes saw begin and end explains what clients met meanwhile.
             let back = before.difference(&after).filter_map(|address| shard.targets.get(*address));
-            for backend in back.flat_map(|target| target.covers()) {
+            for backend in back.flat_map(targets::Target::covers) {
                 if self.ejections.forgive(backend) {
                     let (shard, endpoint) = (report.shard.clone(), Some(backend.0));
                     self.news.push(News { shard, endpoint, turn: Turn::Readmitted });

@@ -462,7 +462,10 @@ async fn accepted(args: &Args, clusters: Api<Cluster>, name: &str) -> Result<()>
         (accepted.observed_generation == cluster.metadata.generation).then(|| accepted.clone())
     };
     let is_decided = |cluster: Option<&Cluster>| {
-        cluster.and_then(current).is_some_and(|condition| condition.status != "Unknown")
+        // The Secret was written just before: the controller may be told of it after the Cluster.
+        let is_early = |condition: &Condition| condition.reason == credentials::MISSING;
+        let verdict = cluster.and_then(current);
+        verdict.is_some_and(|condition| condition.status != "Unknown" && !is_early(&condition))
     };
     let decided = timeout(args.timeout.into(), await_condition(clusters.clone(), name, is_decided)).await;
     let cluster = match decided {
