@@ -30,6 +30,7 @@ mod mcs;
 mod member;
 mod mirror;
 mod mirrored;
+mod namespace;
 mod propagate;
 pub mod registration;
 mod report;

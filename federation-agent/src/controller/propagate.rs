@@ -1,17 +1,16 @@
 //! Keeps one service's shard in one cluster.
 
 use std::{
-    collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
 
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions},
     runtime::{
         WatchStreamExt as _,
         controller::Action,
@@ -28,7 +27,7 @@ use super::{
     credentials::WATCH_SECONDS,
     mcs,
     member::Member,
-    registration,
+    namespace, registration,
     selection::{self, Selection},
     shard::{self, Claim},
     work::{Failure, Trying as _, is},
@@ -37,7 +36,7 @@ use super::{
 use crate::{
     api::{
         FederatedServiceSpec,
-        marks::{FEDERATION_LABEL, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
+        marks::{FEDERATION_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL},
     },
     client::chain,
 };
@@ -281,7 +280,7 @@ async fn create(
     };
     let mut applied = apply().await;
     if applied.as_ref().is_err_and(|error| is(error, 404)) {
-        ensure_namespace(member, namespace).await?;
+        namespace::ensure(&member.client, namespace).await?;
         applied = apply().await;
     }
     match applied {
@@ -292,21 +291,6 @@ async fn create(
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Conflict(status.message.clone())),
         Err(error) => Err(error),
     }
-}
-
-async fn ensure_namespace(member: &Member, name: &str) -> Result<(), kube::Error> {
-    let namespace = Namespace {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some(BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())])),
-            ..ObjectMeta::default()
-        },
-        ..Namespace::default()
-    };
-    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let created = Api::<Namespace>::all(member.client.clone()).create(&parameters, &namespace).await;
-    // Another shard may have been first.
-    created.map(drop).or_else(|error| if is(&error, 409) { Ok(()) } else { Err(error) })
 }
 
 /// Gives a Service back that was there before us: it stays, without our marks.

@@ -5,10 +5,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde_json::json;
 
@@ -19,10 +19,10 @@ use super::{
     site::Part,
 };
 use crate::{
-    api::marks::{EXPORTS_ANNOTATION, EXPORTS_MANAGER, FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL},
+    api::marks::{EXPORTS_ANNOTATION, EXPORTS_MANAGER, FIELD_MANAGER},
     controller::{
         context::Context,
-        selection,
+        namespace, selection,
         shard::{self, Claim},
         work::{Failure, Trying as _, is},
     },
@@ -134,7 +134,7 @@ async fn create(context: &Context, key: &ServiceKey, desired: &Service) -> Resul
     }
     let mut applied = apply(context, key, desired).await;
     if applied.as_ref().is_err_and(|error| is(error, 404)) {
-        ensure_namespace(context, &key.namespace).await.trying(what)?;
+        namespace::ensure(&context.client, &key.namespace).await.trying(what)?;
         applied = apply(context, key, desired).await;
     }
     applied.map(drop).trying(what)
@@ -154,20 +154,6 @@ async fn remove(context: &Context, key: &ServiceKey, service: &Service) -> Resul
         Err(error) if is(&error, 404) => Ok(()),
         result => result.map(drop).trying(|| format!("remove Service {key} that nobody exports any more")),
     }
-}
-
-async fn ensure_namespace(context: &Context, name: &str) -> Result<(), kube::Error> {
-    let namespace = Namespace {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some(BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())])),
-            ..ObjectMeta::default()
-        },
-        ..Namespace::default()
-    };
-    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let created = Api::<Namespace>::all(context.client.clone()).create(&parameters, &namespace).await;
-    created.map(drop).or_else(|error| if is(&error, 409) { Ok(()) } else { Err(error) })
 }
 
 fn services(context: &Context, key: &ServiceKey) -> Api<Service> {
