@@ -220,9 +220,7 @@ impl Node {
                 changed = federation.changed() => {
                     changed.context("the watch of the Federation API has ended")?;
                     if let Some(federation) = federation.borrow_and_update().as_deref() {
-                        let health = health.borrow_and_update().clone();
-                        self.follow(federation, &health)?;
-                        dns.update(federation, Some(&health));
+                        self.follow(federation, &health.borrow_and_update().clone(), dns)?;
                         if ready.announce()? {
                             memory::give_back();
                         }
@@ -231,9 +229,7 @@ impl Node {
                 changed = health.changed() => {
                     changed.context("the probes have ended")?;
                     if let Some(federation) = federation.borrow().as_deref() {
-                        let health = health.borrow_and_update().clone();
-                        dns.update(federation, Some(&health));
-                        self.follow(federation, &health)?;
+                        self.follow(federation, &health.borrow_and_update().clone(), dns)?;
                     }
                 }
                 Some((tuple, answer)) = questions.recv() => {
@@ -248,10 +244,12 @@ impl Node {
         }
     }
 
-    fn follow(&mut self, federation: &Federation, health: &Health) -> Result<()> {
+    /// Packets first, names afterwards: only those for clients from outside follow health at all.
+    fn follow(&mut self, federation: &Federation, health: &Health, dns: &Dns) -> Result<()> {
         let plan = self.planner.follow(federation, health);
         let sweep = self.data_plane.apply(plan).context("write the plan into the maps")?;
         sweep.into_iter().for_each(start);
+        dns.update(federation, Some(health));
         Ok(())
     }
 
