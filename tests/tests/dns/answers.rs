@@ -4,18 +4,13 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, api::DeleteParams};
 
-use crate::world::{DNS, VIPS, create_cluster, create_service, in_world};
+use crate::world::{DNS, NAME, VIPS, create_cluster, create_service, in_world};
 
 #[test]
 fn every_form_of_a_name_answers_over_udp_and_tcp() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        let client = world.client().await?;
-        create_cluster(&client).await?;
-        create_service(&client, "my-service", &VIPS).await?;
-        world.start_dns("dns", DNS)?;
-        let short = "my-service.my-namespace.my-federation";
-        world.eventually_answers(short, "198.18.0.1").await?;
+        world.serve().await?;
+        let short = NAME;
 
         for (name, record, expected) in [
             (short.to_owned(), "A", "198.18.0.1"),
@@ -47,12 +42,7 @@ fn every_form_of_a_name_answers_over_udp_and_tcp() -> Result<()> {
 #[test]
 fn a_name_without_an_answer_is_told_from_one_that_is_not_there() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        let client = world.client().await?;
-        create_cluster(&client).await?;
-        create_service(&client, "my-service", &VIPS).await?;
-        world.start_dns("dns", DNS)?;
-        world.eventually_answers("my-service.my-namespace.my-federation", "198.18.0.1").await?;
+        world.serve().await?;
 
         for (name, record, status, soa_of) in [
             ("my-service.my-namespace.my-federation", "TXT", "NOERROR", Some("my-federation.")),
@@ -95,13 +85,8 @@ fn a_name_without_an_answer_is_told_from_one_that_is_not_there() -> Result<()> {
 #[test]
 fn odd_questions_are_answered_by_the_book() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        let client = world.client().await?;
-        create_cluster(&client).await?;
-        create_service(&client, "my-service", &VIPS).await?;
-        world.start_dns("dns", DNS)?;
-        let name = "my-service.my-namespace.my-federation";
-        world.eventually_answers(name, "198.18.0.1").await?;
+        world.serve().await?;
+        let name = NAME;
 
         // Case does not matter, and comes back as it was sent.
         let mixed = "mY-sErViCe.My-NaMeSpAcE.mY-fEdErAtIoN";

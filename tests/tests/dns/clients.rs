@@ -2,9 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::world::{DNS, PATIENCE, VIPS, World, create_cluster, create_service, in_world};
-
-const NAME: &str = "my-service.my-namespace.my-federation";
+use crate::world::{NAME, PATIENCE, in_world};
 
 /// What a pod of `my-namespace` has, with the address of the cluster's DNS.
 const RESOLV_CONF_OF_A_POD: &str = "nameserver 127.0.0.2\n\
@@ -45,24 +43,11 @@ forward-zone:
     forward-addr: 127.0.0.1@53
 ";
 
-async fn start(world: &World) -> Result<()> {
-    let client = world.client().await?;
-    create_cluster(&client).await?;
-    create_service(&client, "my-service", &VIPS).await?;
-    world.start_dns("dns", DNS)?;
-    world.eventually_answers(NAME, "198.18.0.1").await
-}
-
 #[test]
 fn programs_resolve_names_through_the_c_library() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        let client = world.client().await?;
-        create_cluster(&client).await?;
-        create_service(&client, "my-service", &VIPS).await?;
-        world.start_dns("dns", DNS)?;
-        let name = "my-service.my-namespace.my-federation";
-        world.eventually_answers(name, "198.18.0.1").await?;
+        world.serve().await?;
+        let name = NAME;
 
         for (resolver, database, expected) in [
             ("nameserver 127.0.0.1\n", "ahostsv4", "198.18.0.1"),
@@ -84,8 +69,7 @@ fn programs_resolve_names_through_the_c_library() -> Result<()> {
 #[test]
 fn a_pod_with_the_stock_resolv_conf_resolves_the_short_name() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        start(world).await?;
+        world.serve().await?;
         world.start_with_file("unbound", &["-d", "-c"], UNBOUND)?;
         let of_cluster = ["@127.0.0.2", "kubernetes.default.svc.cluster.local"];
         world
@@ -125,8 +109,7 @@ fn a_pod_with_the_stock_resolv_conf_resolves_the_short_name() -> Result<()> {
 #[test]
 fn a_pod_asks_twice_for_the_short_name_and_once_for_long_ones() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        start(world).await?;
+        world.serve().await?;
         // Tells each question that it is asked.
         let unbound = UNBOUND.replace("server:\n", "server:\n    log-queries: yes\n    logfile: \"\"\n");
         let process = world.start_with_file("unbound", &["-d", "-c"], &unbound)?;
@@ -165,8 +148,7 @@ fn a_pod_asks_twice_for_the_short_name_and_once_for_long_ones() -> Result<()> {
 #[test]
 fn dnsmasq_forwards_to_us() -> Result<()> {
     in_world(async |world| {
-        let _api = world.start_api().await?;
-        start(world).await?;
+        world.serve().await?;
         let configuration = "
 port=5302
 listen-address=127.0.0.1

@@ -32,6 +32,9 @@ pub struct World {
 
 pub const DNS: &str = "127.0.0.1:53";
 
+/// The service of most tests.
+pub const NAME: &str = "my-service.my-namespace.my-federation";
+
 pub const VIPS: [(ScopeKind, Option<&str>, &[&str]); 4] = [
     (ScopeKind::Nearest, None, &["198.18.0.1", "fd00:fed::1"]),
     (ScopeKind::Global, None, &["198.18.0.2"]),
@@ -75,6 +78,17 @@ impl World {
             async || std::fs::metadata(self.admin_kubeconfig()).map_err(|_| anyhow!("no kubeconfig"));
         self.lab.wait_for("the Federation API listens", PATIENCE, listening).await?;
         Ok(process)
+    }
+
+    /// The Federation API, and DNS that answers for a service of one cluster, [`NAME`]; a client of that API.
+    pub async fn serve(&self) -> Result<Client> {
+        self.start_api().await?;
+        let client = self.client().await?;
+        create_cluster(&client).await?;
+        create_service(&client, "my-service", &VIPS).await?;
+        self.start_dns("dns", DNS)?;
+        self.eventually_answers(NAME, "198.18.0.1").await?;
+        Ok(client)
     }
 
     pub async fn client(&self) -> Result<Client> {
