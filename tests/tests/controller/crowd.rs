@@ -7,7 +7,6 @@ use std::sync::{
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Service;
-use kube::Api;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -83,19 +82,7 @@ fn registration(name: &str, secret: &str, port: u16) -> Value {
 
 async fn port_is(world: &World, expected: i32) -> Result<()> {
     for site in SERVERS {
-        let shards: Api<Service> = world.site(site);
-        let follows = async || {
-            let shard = shards.get(SERVICE).await?;
-            let ports: Vec<_> = shard
-                .spec
-                .iter()
-                .flat_map(|spec| spec.ports.iter().flatten())
-                .map(|port| port.port)
-                .collect();
-            ensure!(ports == [expected], "{ports:?}");
-            Ok(())
-        };
-        world.wait(&format!("{} has port {expected}", site.name), follows).await?;
+        world.shard_has_port(site, expected).await?;
     }
     Ok(())
 }

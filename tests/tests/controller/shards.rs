@@ -28,18 +28,7 @@ fn a_service_is_in_every_cluster_follows_its_changes_and_leaves_nothing_behind()
         let changed = json!({ "spec": { "ports": [{ "name": "http", "port": 81, "targetPort": 8080 }] } });
         merge(&world.hub::<Service>(), SERVICE, changed).await?;
         for site in [EUROPE, AMERICA] {
-            let follows = async || {
-                let shard = world.site::<Service>(site).get(SERVICE).await?;
-                let ports: Vec<_> = shard
-                    .spec
-                    .iter()
-                    .flat_map(|spec| spec.ports.iter().flatten())
-                    .map(|port| port.port)
-                    .collect();
-                ensure!(ports == [81], "{ports:?}");
-                Ok(())
-            };
-            world.wait("the shard has the new port", follows).await?;
+            world.shard_has_port(site, 81).await?;
         }
 
         let other = json!({ "metadata": { "name": "other" }, "spec": { "ports": [{ "port": 80 }] } });

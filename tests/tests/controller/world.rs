@@ -268,6 +268,17 @@ impl World {
         Ok(())
     }
 
+    /// Waits until the shard of a site serves this port alone.
+    pub async fn shard_has_port(&self, site: Site, expected: i32) -> Result<()> {
+        let follows = async || {
+            let spec = self.site::<Service>(site).get(SERVICE).await?.spec.unwrap_or_default();
+            let ports: Vec<_> = spec.ports.iter().flatten().map(|port| port.port).collect();
+            ensure!(ports == [expected], "{ports:?}");
+            Ok(())
+        };
+        self.wait(&format!("{} has port {expected}", site.name), follows).await
+    }
+
     /// The shard of a site, once it is there with our marks.
     pub async fn shard(&self, site: Site) -> Result<Service> {
         let marked = async || {

@@ -157,6 +157,53 @@ fn a_scope_without_its_location_and_a_bad_percentage_are_left_out() {
 }
 
 #[test]
+fn load_balancers_where_no_client_could_be_sent_are_left_out() {
+    let point = |point: Value| {
+        json!({
+            "metadata": { "name": "s", "namespace": "n" },
+            "spec": {},
+            "status": { "shards": [{
+                "cluster": "a", "region": "r", "zone": "z", "state": "Healthy", "readyEndpoints": 1, "endpoints": 1,
+                "ingress": [point],
+            }] },
+        })
+    };
+    let read = |object: Value| {
+        let Translated { value, left_out } = federated_service(&from_value(object).unwrap());
+        assert_eq!(value.ingress["a"].state, ShardState::Healthy);
+        (value.ingress["a"].points.first().cloned(), left_out)
+    };
+    for (given, expected) in [
+        (json!({ "ip": "192.0.2.1" }), IngressPoint::Address([192, 0, 2, 1].into())),
+        (json!({ "ip": "::ffff:192.0.2.1" }), IngressPoint::Address([192, 0, 2, 1].into())),
+        (json!({ "hostname": "LB-1.Example.net." }), IngressPoint::Host("lb-1.example.net".into())),
+        // The address is nearer to the truth.
+        (json!({ "ip": "192.0.2.1", "hostname": "lb" }), IngressPoint::Address([192, 0, 2, 1].into())),
+    ] {
+        assert_eq!(read(point(given.clone())), (Some(expected), vec![]), "{given}");
+    }
+    for refused in [
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "::",
+        "169.254.169.254",
+        "fe80::1",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+        "::ffff:127.0.0.1",
+    ] {
+        let left_out = Untranslatable::Ingress { cluster: "a".to_owned(), point: refused.to_owned() };
+        assert_eq!(read(point(json!({ "ip": refused }))), (None, vec![left_out]), "{refused}");
+    }
+    for refused in ["", "a..b", "a b", "*.example.net", &"a".repeat(64), &["a"; 128].join(".")] {
+        let left_out = Untranslatable::Ingress { cluster: "a".to_owned(), point: refused.to_owned() };
+        assert_eq!(read(point(json!({ "hostname": refused }))), (None, vec![left_out]), "{refused}");
+    }
+}
+
+#[test]
 fn an_endpoint_is_as_ready_as_its_conditions_say() {
     for (conditions, expected) in [
         (Value::Null, Readiness::Ready),
