@@ -7,7 +7,7 @@
 use crate::{address::Address, outcome::Outcome, tcp::TcpState};
 
 /// Number of the layout below; part of the pins' path, so that an agent never reads another layout's maps.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Frontends of a family at most.
 pub const FRONTENDS: usize = 65_536;

@@ -234,6 +234,34 @@ fn the_next_agent_may_attach_the_other_way() {
 }
 
 #[test]
+fn an_agent_of_another_version_makes_room() {
+    for way in [TcAttach::Tcx, TcAttach::Clsact] {
+        let world = World::new();
+        drop(world.agent(way));
+        let mut stream = world.connect(V4).unwrap();
+        echoes(&mut stream);
+        let own = world.pins.join(format!("v{}", federation_ebpf::maps::SCHEMA));
+        let other = world.pins.join("v1");
+        fs::rename(&own, &other).unwrap();
+        let _next = world.agent(way);
+        assert!(own.exists() && !other.exists());
+        assert_eq!(world.modes().len(), 4);
+        for program in ["from_pod", "to_pod"] {
+            let filters = world.filters();
+            let count = filters.matches(&format!("{program} direct-action")).count();
+            assert_eq!(count, usize::from(way == TcAttach::Clsact), "{filters}");
+        }
+        // The flow is gone with the maps, and is made anew in the middle of the connection.
+        echoes(&mut stream);
+        echoes(&mut world.connect(V6).unwrap());
+        fs::rename(&own, &other).unwrap();
+        world.node.run(|| dataplane::detach_all(&world.pins)).unwrap().unwrap();
+        assert!(!other.exists());
+        assert!(!world.filters().contains("_pod"), "{}", world.filters());
+    }
+}
+
+#[test]
 fn an_interface_that_goes_leaves_nothing() {
     for way in [TcAttach::Tcx, TcAttach::Clsact] {
         let world = World::new();

@@ -107,11 +107,14 @@ impl DataPlane {
         if adopted {
             pins.verify_maps()?;
         }
-        Self::load(config, &pins).inspect_err(|_| {
+        let loaded = Self::load(config, &pins).inspect_err(|_| {
             if !adopted && let Err(error) = pins.remove() {
                 warn!("cannot remove what was half made: {error:#}");
             }
-        })
+        })?;
+        // Not before ours are known to load, nor after: two that translate would stand in each other's way.
+        remove_others(&config.bpf_dir)?;
+        Ok(loaded)
     }
 
     fn load(config: &Config, pins: &Pins) -> Result<Self> {
@@ -286,8 +289,24 @@ impl DataPlane {
 /// # Errors
 /// A pin cannot be removed, or a program is attached by clsact in another network namespace than this thread's.
 pub fn detach_all(bpf_dir: &Path) -> Result<()> {
-    let pins = Pins::new(bpf_dir);
-    attach::detach_filters(&pins)?;
+    if bpf_dir.exists() {
+        remove_others(bpf_dir)?;
+    }
+    remove(&Pins::new(bpf_dir))
+}
+
+/// Removes what agents have left whose maps are laid out otherwise: nobody can adopt it. Connections heal, since tables of
+/// the same backends are the same.
+fn remove_others(bpf_dir: &Path) -> Result<()> {
+    for pins in Pins::of_others(bpf_dir)? {
+        remove(&pins)?;
+        info!("removed {}, the programs and maps of an agent of another version", pins.root().display());
+    }
+    Ok(())
+}
+
+fn remove(pins: &Pins) -> Result<()> {
+    attach::detach_filters(pins)?;
     pins.remove()
 }
 

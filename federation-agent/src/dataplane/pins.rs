@@ -106,6 +106,24 @@ impl Pins {
         Self { root: bpf_dir.join(format!("v{SCHEMA}")) }
     }
 
+    /// Those of agents whose maps are laid out otherwise.
+    pub(super) fn of_others(bpf_dir: &Path) -> Result<Vec<Self>> {
+        let mut others = Vec::new();
+        for entry in fs::read_dir(bpf_dir).with_context(|| format!("list {}", bpf_dir.display()))? {
+            let entry = entry.with_context(|| format!("list {}", bpf_dir.display()))?;
+            let name = entry.file_name();
+            let schema = name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok());
+            if schema.is_some_and(|schema| schema != SCHEMA) {
+                others.push(Self { root: entry.path() });
+            }
+        }
+        Ok(others)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(super) fn create(&self) -> Result<()> {
         for dir in [self.root.join("maps"), self.links_dir()] {
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
