@@ -6,12 +6,13 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{ErrorKind, Write as _},
+    io::{self, BufWriter, ErrorKind, Seek as _, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -74,7 +75,9 @@ impl Saved {
             version == VERSION.to_string(),
             "it is of version {version}, this agent reads version {VERSION}"
         );
-        let is_whole = sum == checksum(values);
+        let mut whole = Hasher::new();
+        whole.update(values);
+        let is_whole = sum == checksum(&whole);
         ensure!(is_whole, "it is damaged: its checksum is not that of its contents");
         let contents: Contents<Vec<(ServiceKey, Service)>> =
             serde_json::from_slice(values).context("read its values")?;
@@ -99,15 +102,20 @@ impl Saved {
             clusters: federation.clusters.clone(),
             services: services.collect::<Vec<(&ServiceKey, &Service)>>(),
         };
-        let values = serde_json::to_vec(&contents).context("encode the federation")?;
-        self.write(&values).with_context(|| format!("save the federation in {}", self.path.display()))
+        self.write(&contents).with_context(|| format!("save the federation in {}", self.path.display()))
     }
 
-    fn write(&self, values: &[u8]) -> Result<()> {
+    fn write(&self, contents: &impl Serialize) -> Result<()> {
         let folder = self.path.parent().context("it has a folder")?;
         let mut file = tempfile::Builder::new().prefix(".federation-").tempfile_in(folder)?;
-        writeln!(file, "{TITLE} {VERSION} {}", checksum(values))?;
-        file.write_all(values)?;
+        // Piece by piece: of a large federation it would be tens of megabytes. The sum is known, and written, at the end.
+        file.write_all(first_line(&Hasher::new()).as_bytes())?;
+        let mut summed = Summed { to: BufWriter::new(file), sum: Hasher::new() };
+        serde_json::to_writer(&mut summed, contents)?;
+        let Summed { to, sum } = summed;
+        let mut file = to.into_inner()?;
+        file.rewind()?;
+        file.write_all(first_line(&sum).as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(&self.path)?;
         // The new name, too.
@@ -116,8 +124,31 @@ impl Saved {
     }
 }
 
-fn checksum(values: &[u8]) -> String {
-    format!("{:08x}", crc32fast::hash(values))
+/// As long whatever the sum is.
+fn first_line(sum: &Hasher) -> String {
+    format!("{TITLE} {VERSION} {}\n", checksum(sum))
+}
+
+fn checksum(sum: &Hasher) -> String {
+    format!("{:08x}", sum.clone().finalize())
+}
+
+/// Sums up what is written.
+struct Summed<W> {
+    to: W,
+    sum: Hasher,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 #[cfg(test)]
