@@ -62,6 +62,18 @@ pub fn to_wire(ctx: TcContext) -> i32 {
     tc_verdict(skb, reply::outcome(skb))
 }
 
+/// Keeps the place of a program whose link is not pinned yet.
+#[classifier]
+pub fn idle_tc(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// The same on the uplink.
+#[xdp]
+pub fn idle_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
 #[inline(always)]
 pub fn xdp_verdict(frame: XdpFrame, outcome: Outcome) -> u32 {
     count::outcome(outcome);

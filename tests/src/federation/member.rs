@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -27,6 +27,9 @@ use crate::{
     client,
     lab::{Cluster, Lab, Node, Pod, Process, program},
 };
+
+/// By this file in its state folder an agent says that it is ready.
+const READY: &str = "ready";
 
 /// A member cluster. Clones are the same cluster.
 #[derive(Clone)]
@@ -72,7 +75,7 @@ impl Member {
     }
 
     /// The administrator's kubeconfig of its own API; useful inside the lab only.
-    pub fn kubeconfig(&self) -> &PathBuf {
+    pub fn kubeconfig(&self) -> &Path {
         &self.inner.kubeconfig
     }
 
@@ -155,9 +158,11 @@ impl Member {
     }
 
     /// Starts the node agent of `node`, or starts it again.
-    pub fn start_agent(&self, lab: &Lab, node: &Node, kubeconfig: &std::path::Path) -> Result<Arc<Process>> {
+    pub fn start_agent(&self, lab: &Lab, node: &Node, kubeconfig: &Path) -> Result<Arc<Process>> {
         let state = state_folder(lab, self, node);
         std::fs::create_dir_all(&state).with_context(|| format!("create {}", state.display()))?;
+        // One that was killed has left it, and says nothing of this one.
+        drop(std::fs::remove_file(state.join(READY)));
         let mut command = node.namespace().command(program("federation-agent")?);
         command.arg("node").args(super::FLAGS);
         command.arg("--kubeconfig").arg(kubeconfig);
@@ -176,7 +181,7 @@ impl Member {
 
     /// Waits until the agent of `node` has programmed what the federation looked like when it started.
     pub async fn agent_ready(&self, lab: &Lab, node: &Node) -> Result<()> {
-        let file = state_folder(lab, self, node).join("ready");
+        let file = state_folder(lab, self, node).join(READY);
         let there = async || file.metadata().map(drop).with_context(|| format!("no {}", file.display()));
         lab.wait_for(format!("the agent of {} is ready", node.host().name()), PATIENCE, there).await
     }

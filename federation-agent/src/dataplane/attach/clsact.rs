@@ -10,35 +10,33 @@
 use std::{fs, mem};
 
 use anyhow::{Context as _, Result};
-use aya::programs::{
-    Link as _, ProgramError, SchedClassifier,
-    tc::{
-        NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
-        qdisc_add_clsact,
+use aya::{
+    Ebpf,
+    programs::{
+        Link as _, ProgramError, SchedClassifier,
+        tc::{
+            NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+            qdisc_add_clsact,
+        },
     },
 };
 
-use super::{Hook, TcMode, remove};
+use super::{Hook, TcMode, loaded, remove};
 use crate::dataplane::pins::Pins;
 
 /// Ahead of what has no priority of its own (49152 and less, as the kernel gives them out), behind who wants to be first.
 const PRIORITY: u16 = 4077;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
-pub(super) fn attach(
-    loaded: &mut SchedClassifier,
-    pins: &Pins,
-    hook: Hook,
-    interface: u32,
-    name: &str,
-) -> Result<()> {
+pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, hook: Hook, interface: u32, name: &str) -> Result<()> {
+    let program: &mut SchedClassifier = loaded(ebpf, hook.program())?;
     let path = pins.link(&hook.pin(TcMode::Clsact, interface));
     let is_new = !path.exists();
     let staged = pins.staging();
     remove(&staged)?;
-    loaded.pin(&staged).with_context(|| format!("pin {}", staged.display()))?;
+    program.pin(&staged).with_context(|| format!("pin {}", staged.display()))?;
     fs::rename(&staged, &path).with_context(|| format!("pin {}", path.display()))?;
-    let attached = add_qdisc(name).and_then(|()| replace_or_add(loaded, hook, name));
+    let attached = add_qdisc(name).and_then(|()| replace_or_add(program, hook, name));
     if attached.is_err() && is_new {
         remove(&path)?;
     }
@@ -63,23 +61,23 @@ fn add_qdisc(name: &str) -> Result<()> {
     }
 }
 
-fn replace_or_add(loaded: &mut SchedClassifier, hook: Hook, name: &str) -> Result<()> {
-    let replaced = match loaded.attach_to_link(filter(hook, name)?) {
+fn replace_or_add(program: &mut SchedClassifier, hook: Hook, name: &str) -> Result<()> {
+    let replaced = match program.attach_to_link(filter(hook, name)?) {
         Err(error) if is(&error, libc::ENOENT) => None,
         result => Some(result?),
     };
     let id = match replaced {
         Some(id) => id,
-        None => add(loaded, hook, name)?,
+        None => add(program, hook, name)?,
     };
     // Dropped, it would detach; it holds nothing else.
-    mem::forget(loaded.take_link(id)?);
+    mem::forget(program.take_link(id)?);
     Ok(())
 }
 
-fn add(loaded: &mut SchedClassifier, hook: Hook, name: &str) -> Result<SchedClassifierLinkId> {
+fn add(program: &mut SchedClassifier, hook: Hook, name: &str) -> Result<SchedClassifierLinkId> {
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-    Ok(loaded.attach_with_options(name, hook.direction(), TcAttachOptions::Netlink(options))?)
+    Ok(program.attach_with_options(name, hook.direction(), TcAttachOptions::Netlink(options))?)
 }
 
 /// Our filter, whether it is there or not.

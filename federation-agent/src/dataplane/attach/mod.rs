@@ -1,4 +1,8 @@
 //! Programs onto interfaces, so that they outlive the agent and the next one swaps them without a packet in between.
+//!
+//! A link goes with the process that holds it until it is pinned. Whoever had been served meanwhile would be lost if the
+//! agent were killed in that moment (making a link takes a tenth of a second on a busy machine, most of it after packets
+//! see its program): so a new link holds an idle program until it is pinned, and only then the one that serves.
 
 mod clsact;
 mod tcx;
@@ -9,7 +13,10 @@ use std::{fmt, fs, io, path::Path};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    programs::{SchedClassifier, TcAttachType, links::FdLink, links::PinnedLink},
+    programs::{
+        Program, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+    },
 };
 use clap::ValueEnum;
 use nix::net::if_::if_indextoname;
@@ -132,14 +139,11 @@ impl Hook {
 /// The interface does not exist, or the kernel refuses.
 pub(super) fn tc(ebpf: &mut Ebpf, pins: &Pins, hook: Hook, mode: TcMode, interface: u32) -> Result<()> {
     let name = known_interface(interface)?;
-    let program = hook.program();
-    let loaded: &mut SchedClassifier =
-        ebpf.program_mut(program).with_context(|| missing(program))?.try_into()?;
     match mode {
-        TcMode::Tcx => tcx::attach(loaded, pins, hook, interface, &name),
-        TcMode::Clsact => clsact::attach(loaded, pins, hook, interface, &name),
+        TcMode::Tcx => tcx::attach(ebpf, pins, hook, interface, &name),
+        TcMode::Clsact => clsact::attach(ebpf, pins, hook, interface, &name),
     }
-    .with_context(|| format!("attach {program} to {name} by {}", mode.pinned_as()))?;
+    .with_context(|| format!("attach {} to {name} by {}", hook.program(), mode.pinned_as()))?;
     // An agent before this one may have used the other way. Both at once did no harm: the second finds nothing to do.
     detach(pins, hook, mode.other(), interface)
 }
@@ -221,9 +225,9 @@ fn done(swapped: Result<FdLink>, path: &Path) -> Result<bool> {
     }
 }
 
-fn keep(link: FdLink, path: &Path) -> Result<()> {
-    link.pin(path).with_context(|| format!("pin the link {}", path.display()))?;
-    Ok(())
+/// Pins a link, which goes on in the caller's hands.
+fn keep(link: FdLink, path: &Path) -> Result<FdLink> {
+    Ok(link.pin(path).with_context(|| format!("pin the link {}", path.display()))?.into())
 }
 
 /// Removes a pin, if it is there.
@@ -247,8 +251,14 @@ fn known_interface(interface: u32) -> Result<String> {
     interface_name(interface).with_context(|| format!("there is no interface with the index {interface}"))
 }
 
-fn missing(program: &str) -> String {
-    format!("the eBPF object has no program {program}; was the agent built with AYA_BUILD_SKIP?")
+/// A program of the object.
+fn loaded<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let missing =
+        || format!("the eBPF object has no program {name}; was the agent built with AYA_BUILD_SKIP?");
+    Ok(ebpf.program_mut(name).with_context(missing)?.try_into()?)
 }
 
 #[cfg(test)]

@@ -1,33 +1,38 @@
 //! tc programs through links of tcx (kernel 6.6): after the programs of others, and swapped within their link.
 
 use anyhow::Result;
-use aya::programs::{
-    LinkOrder, SchedClassifier,
-    links::FdLink,
-    tc::{SchedClassifierLink, TcAttachOptions},
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier,
+        links::FdLink,
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
 };
 
-use super::{Hook, TcMode, adopt, done, keep};
+use super::{Hook, TcMode, adopt, done, keep, loaded};
 use crate::dataplane::pins::Pins;
 
-pub(super) fn attach(
-    loaded: &mut SchedClassifier,
-    pins: &Pins,
-    hook: Hook,
-    interface: u32,
-    name: &str,
-) -> Result<()> {
+const IDLE: &str = "idle_tc";
+
+pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, hook: Hook, interface: u32, name: &str) -> Result<()> {
     let path = pins.link(&hook.pin(TcMode::Tcx, interface));
     if let Some(link) = adopt(&path)? {
-        let swapped = SchedClassifierLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| {
-            let id = loaded.attach_to_link(link)?;
-            Ok(FdLink::try_from(loaded.take_link(id)?)?)
-        });
+        let swapped = swap(ebpf, hook, link);
         if done(swapped, &path)? {
             return Ok(());
         }
     }
+    let idle: &mut SchedClassifier = loaded(ebpf, IDLE)?;
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = loaded.attach_with_options(name, hook.direction(), order)?;
-    keep(FdLink::try_from(loaded.take_link(id)?)?, &path)
+    let id = idle.attach_with_options(name, hook.direction(), order)?;
+    let link = keep(FdLink::try_from(idle.take_link(id)?)?, &path)?;
+    swap(ebpf, hook, link).map(drop)
+}
+
+/// Puts the program into the link.
+fn swap(ebpf: &mut Ebpf, hook: Hook, link: FdLink) -> Result<FdLink> {
+    let program: &mut SchedClassifier = loaded(ebpf, hook.program())?;
+    let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+    Ok(FdLink::try_from(program.take_link(id)?)?)
 }

@@ -7,10 +7,11 @@ use aya::{
 };
 use tracing::warn;
 
-use super::{Mode, adopt, done, keep, known_interface, missing, remove};
+use super::{Mode, adopt, done, keep, known_interface, loaded, remove};
 use crate::dataplane::pins::{LinkPin, Pins};
 
 const PROGRAM: &str = "edge";
+const IDLE: &str = "idle_xdp";
 
 /// In the order of preference.
 const MODES: [(Mode, XdpMode); 2] = [(Mode::NativeXdp, XdpMode::Driver), (Mode::GenericXdp, XdpMode::Skb)];
@@ -19,39 +20,49 @@ const MODES: [(Mode, XdpMode); 2] = [(Mode::NativeXdp, XdpMode::Driver), (Mode::
 /// The interface does not exist, or the kernel refuses either mode.
 pub(in crate::dataplane) fn attach(ebpf: &mut Ebpf, pins: &Pins, interface: u32) -> Result<Mode> {
     let name = known_interface(interface)?;
-    let loaded: &mut Xdp = ebpf.program_mut(PROGRAM).with_context(|| missing(PROGRAM))?.try_into()?;
     for (mode, _) in MODES {
         let path = pins.link(&pin(mode, interface));
         if let Some(link) = adopt(&path)? {
-            let swapped = XdpLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| {
-                let id = loaded.attach_to_link(link)?;
-                Ok(FdLink::try_from(loaded.take_link(id)?)?)
-            });
+            let swapped = swap(ebpf, link);
             if done(swapped, &path)? {
                 return Ok(mode);
             }
         }
     }
+    let (mode, link) = hold(ebpf, interface, &name)?;
+    let link = keep(link, &pins.link(&pin(mode, interface)))?;
+    swap(ebpf, link).with_context(|| format!("put {PROGRAM} on {name}"))?;
+    Ok(mode)
+}
+
+/// A link that does nothing yet, in the best mode that the kernel does not refuse.
+fn hold(ebpf: &mut Ebpf, interface: u32, name: &str) -> Result<(Mode, FdLink)> {
+    let idle: &mut Xdp = loaded(ebpf, IDLE)?;
     let mut refusal: Option<ProgramError> = None;
     for (mode, flags) in MODES {
-        match loaded.attach_to_if_index(interface, flags) {
+        match idle.attach_to_if_index(interface, flags) {
             Ok(id) => {
-                let link = FdLink::try_from(loaded.take_link(id)?)
-                    .with_context(|| format!("link of {PROGRAM} on {name}"))?;
-                keep(link, &pins.link(&pin(mode, interface)))?;
                 if let Some(refusal) = refusal {
                     warn!(
                         interface = name,
                         "native XDP is refused, so generic it is, which is slower: {refusal}"
                     );
                 }
-                return Ok(mode);
+                let link = FdLink::try_from(idle.take_link(id)?);
+                return Ok((mode, link.with_context(|| format!("link on {name}"))?));
             }
             Err(error) => refusal = Some(error),
         }
     }
     let refusal = refusal.map_or_else(|| anyhow!("no mode was tried"), anyhow::Error::from);
     Err(refusal).with_context(|| format!("attach {PROGRAM} to {name}"))
+}
+
+/// Puts the program into the link.
+fn swap(ebpf: &mut Ebpf, link: FdLink) -> Result<FdLink> {
+    let program: &mut Xdp = loaded(ebpf, PROGRAM)?;
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    Ok(FdLink::try_from(program.take_link(id)?)?)
 }
 
 /// Removes the pins of an interface; what was attached detaches.
