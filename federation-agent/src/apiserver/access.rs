@@ -110,7 +110,8 @@ impl Identity {
     }
 }
 
-/// A kubeconfig with one context, named `context`.
+/// A kubeconfig with one context, named `context`. Everything in it is named after that, so that kubectl can read several
+/// at once (`KUBECONFIG=one:other`) and confuses nothing.
 pub fn kubeconfig(
     context: &str,
     server: SocketAddr,
@@ -118,7 +119,7 @@ pub fn kubeconfig(
     identity: Identity,
     token: &str,
 ) -> Result<String> {
-    let user = identity.user();
+    let user = format!("{context}-{}", identity.user());
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",

@@ -75,11 +75,19 @@ pub fn print_how_to_look_inside(
     let client = client.namespace().name();
     let bpf_dir = federation.lab().id().bpf_folder().join(node.host().name());
     let bpf_dir = bpf_dir.display();
-    let kubectl = format!("ip netns exec {hub} kubectl --kubeconfig {}", federation.kubeconfig().display());
-    println!("\nThe lab stays. To look inside:\n");
-    println!("  {kubectl} get clusters");
-    println!("  {kubectl} get federatedservices --all-namespaces");
-    println!("  {kubectl} describe federatedservice {SERVICE} --namespace {NAMESPACE}");
+    let kubeconfigs = federation.kubeconfigs()?;
+    println!(
+        "\nThe lab stays. A shell in which kubectl knows the federation and, by --context, its clusters:\n"
+    );
+    println!(
+        "  nsenter --net={}/{hub} env KUBECONFIG={} bash",
+        crate::lab::NETNS_FOLDER,
+        kubeconfigs.display()
+    );
+    println!("\nthere, to begin with\n");
+    println!("  kubectl get clusters");
+    println!("  kubectl describe federatedservice {SERVICE} --namespace {NAMESPACE}");
+    println!("\nand from anywhere\n");
     // Not by `ip netns exec`, which hides the BPF file system behind a /sys of its own.
     let on_node = format!("nsenter --net={}/{inside} {agent}", crate::lab::NETNS_FOLDER);
     for command in ["status", "services", "backends", "flows"] {

@@ -5,6 +5,7 @@ mod member;
 mod slices;
 
 use std::{
+    ffi::OsString,
     fmt::Debug,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -158,6 +159,16 @@ impl Federation {
     /// The administrator's kubeconfig of the Federation API; useful inside the lab only.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfigs.administrator
+    }
+
+    /// The administrators' kubeconfigs of the Federation API and of all members, as kubectl takes them: the first has the
+    /// current context.
+    ///
+    /// # Errors
+    /// Their paths cannot be joined.
+    pub fn kubeconfigs(&self) -> Result<OsString> {
+        let files = std::iter::once(self.kubeconfig()).chain(self.members.iter().map(Member::kubeconfig));
+        std::env::join_paths(files).context("a kubeconfig's path has a colon")
     }
 
     pub fn members(&self) -> &[Member] {
