@@ -5,28 +5,24 @@
 //! they need is in the figures. A watcher reads the event off its connection and does nothing else with it.
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use federation_agent::client::from_kubeconfig;
+use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Request, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
-use kube::{Client, client::Body};
+use kube::client::Body;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
-use super::{Case, Measurement};
-use crate::{figures::percentile, lab::program};
+use super::{Case, Measurement, server::ApiServer};
+use crate::figures::percentile;
 
 pub const GROUP: &str = "apiserver/";
 
@@ -44,12 +40,6 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const NAMESPACE: &str = "default";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
-/// A server process, ended with this.
-struct Server {
-    process: Child,
-    client: Client,
-}
-
 /// Measures one server, empty, filled, watched and started again.
 ///
 /// # Errors
@@ -62,17 +52,17 @@ pub async fn measure() -> Result<Vec<Measurement>> {
     let mut measured = Vec::new();
 
     let server = Server::start(directory.path()).await?;
-    measured.push(case("apiserver/memory/empty", "MB").alone(&[server.memory()?])?);
+    measured.push(case("apiserver/memory/empty", "MB").alone(&[server.0.memory()?])?);
     let began = Instant::now();
     server.fill().await?;
     measured.push(case("apiserver/fill", "s").alone(&[began.elapsed().as_secs_f64()])?);
-    measured.push(case("apiserver/memory/10000_services", "MB").alone(&[server.memory()?])?);
+    measured.push(case("apiserver/memory/10000_services", "MB").alone(&[server.0.memory()?])?);
     drop(server);
 
     let began = Instant::now();
     let server = Server::start(directory.path()).await?;
     measured.push(case("apiserver/start", "s").alone(&[began.elapsed().as_secs_f64()])?);
-    measured.push(case("apiserver/memory/started_again", "MB").alone(&[server.memory()?])?);
+    measured.push(case("apiserver/memory/started_again", "MB").alone(&[server.0.memory()?])?);
     measured.push(case("apiserver/list/10000_slices", "ms").alone(&server.lists().await?)?);
 
     let (one, _) = server.changes(1).await?;
@@ -91,37 +81,12 @@ struct Latencies {
     last: Vec<f64>,
 }
 
+/// Asked by a client of its own.
+struct Server(ApiServer);
+
 impl Server {
     async fn start(directory: &Path) -> Result<Self> {
-        let kubeconfig = directory.join("admin.conf");
-        // One from an earlier start names another port.
-        drop(fs::remove_file(&kubeconfig));
-        let mut command = Command::new(program("federation-agent")?);
-        command.args(["apiserver", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.join("data"));
-        command.arg("--kubeconfig").arg(&kubeconfig);
-        command.arg("--node-kubeconfig").arg(directory.join("node.conf"));
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut process = process.context("start the API server")?;
-        let mut log = BufReader::new(process.stderr.take().context("the log is piped")?);
-        let mut said = String::new();
-        while !said.contains("serving the API") {
-            if log.read_line(&mut said).context("read the log")? == 0 {
-                process.wait().context("wait for the API server")?;
-                bail!("the API server has ended: {said}");
-            }
-        }
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        let client = from_kubeconfig(&kubeconfig).await?;
-        Ok(Self { process, client })
-    }
-
-    /// Resident megabytes.
-    fn memory(&self) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.process.id());
-        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-        Ok(kilobytes.with_context(|| format!("{path} has no VmRSS"))? / 1024.0)
+        Ok(Self(ApiServer::start(directory).await?))
     }
 
     async fn fill(&self) -> Result<()> {
@@ -133,7 +98,7 @@ impl Server {
     async fn post(&self, path: String, object: Value) -> Result<()> {
         let request = Request::post(&path).header(header::CONTENT_TYPE, "application/json");
         let request = request.body(Body::from(object.to_string().into_bytes())).context("make a request")?;
-        let response = self.client.send(request).await.with_context(|| format!("create at {path}"))?;
+        let response = self.0.client.send(request).await.with_context(|| format!("create at {path}"))?;
         ensure!(response.status().is_success(), "create at {path}: {}", response.status());
         response.into_body().collect().await.context("read the answer")?;
         Ok(())
@@ -152,7 +117,7 @@ impl Server {
 
     async fn list(&self) -> Result<Bytes> {
         let request = Request::get(SLICES).body(Body::empty()).context("make a request")?;
-        let response = self.client.send(request).await.context("list the slices")?;
+        let response = self.0.client.send(request).await.context("list the slices")?;
         Ok(response.into_body().collect().await.context("read the list")?.to_bytes())
     }
 
@@ -172,7 +137,7 @@ impl Server {
         let mut running = JoinSet::new();
         let connecting = (0..watchers).map(|_| async {
             let request = Request::get(&*path).body(Body::empty()).context("make a request")?;
-            self.client.send(request).await.context("watch the slices")
+            self.0.client.send(request).await.context("watch the slices")
         });
         let connected: Vec<_> = stream::iter(connecting).buffer_unordered(AT_ONCE).try_collect().await?;
         for response in connected {
@@ -208,7 +173,7 @@ impl Server {
             latencies.first.extend(percentile(&after, 0.0));
             latencies.last.extend(percentile(&after, 1.0));
         }
-        Ok((latencies, self.memory()?))
+        Ok((latencies, self.0.memory()?))
     }
 
     async fn change(&self, number: usize) -> Result<()> {
@@ -218,18 +183,10 @@ impl Server {
             .header(header::CONTENT_TYPE, "application/merge-patch+json")
             .body(Body::from(patch.to_string().into_bytes()))
             .context("make a request")?;
-        let response = self.client.send(request).await.context("change a slice")?;
+        let response = self.0.client.send(request).await.context("change a slice")?;
         ensure!(response.status().is_success(), "change a slice: {}", response.status());
         response.into_body().collect().await.context("read the answer")?;
         Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.process.kill());
-        drop(self.process.wait());
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod agent;
 mod apiserver;
+mod controller;
 mod cpu;
 mod dns;
 mod measurement;
@@ -11,6 +12,7 @@ mod nftables;
 mod packet;
 mod path;
 mod scale;
+mod server;
 mod stream;
 mod table;
 mod yardstick;
@@ -50,6 +52,10 @@ pub async fn run(options: Options) -> Result<()> {
     if wanted(apiserver::GROUP, &options.only) {
         eprintln!("what the embedded Federation API costs at size");
         measured.extend(apiserver::measure().await.context("measure the embedded Federation API")?);
+    }
+    if wanted(controller::GROUP, &options.only) {
+        eprintln!("how long a federation of many clusters takes to become what was asked for");
+        measured.extend(controller::measure().await.context("measure a controller of many clusters")?);
     }
     if wanted(dns::GROUP, &options.only) {
         eprintln!("what answers of DNS cost");
