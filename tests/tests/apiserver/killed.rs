@@ -21,7 +21,7 @@ use super::server::{APPLY, JSON, JSON_PATCH, MERGE, STRATEGIC, Server, run_with_
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 100;
 const AT_ONCE: usize = 5;
 
 /// What may stand under a name.

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::world::{AMERICA, EUROPE, NAMESPACE, QUICK_ELECTION, Site, World, apply, in_world};
 
 /// Steps of one run: about half of them are operations, the rest ends or begins a process.
-const STEPS: usize = 60;
+const STEPS: usize = 200;
 /// Chooses a run again: its seed is printed.
 const SEED: &str = "FEDERATION_CHAOS_SEED";
 const RANGE: &str = "198.18.0.0/16";
