@@ -1,5 +1,7 @@
 //! A node's agent as an installation meets it: what it looks at beforehand, waits for, tells a kubelet, and leaves.
 
+#[path = "installation/check.rs"]
+mod check;
 #[path = "installation/start.rs"]
 mod start;
 #[path = "installation/world.rs"]

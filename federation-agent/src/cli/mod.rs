@@ -1,6 +1,7 @@
 //! The command line: which role to play, or what to show.
 
 mod agent;
+mod check;
 mod crds;
 mod explain;
 mod probe;
@@ -58,6 +59,8 @@ enum Command {
     Flows(show::Args),
     /// Tell why connections to a service or VIP go where they go
     Explain(explain::Args),
+    /// Look whether this node has what its agent needs, and change nothing
+    Check(check::Args),
     /// Tell a kubelet whether the node's agent lives, or is ready
     Probe(probe::Args),
     /// Remove the programs and maps of this node
@@ -90,6 +93,7 @@ pub fn main() -> Result<ExitCode> {
             Command::Backends(args) => show::backends(&args),
             Command::Flows(args) => show::flows(&args),
             Command::Explain(args) => explain::run(args).await,
+            Command::Check(args) => return check::run(args).await,
             Command::Probe(args) => return probe::run(args).await,
             Command::Detach(args) => show::detach(&args),
             Command::Crds(args) => crds::run(&args),

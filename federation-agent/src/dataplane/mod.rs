@@ -18,6 +18,7 @@ mod read;
 mod slices;
 mod sweep;
 mod tables;
+mod trial;
 mod usage;
 pub mod view;
 
@@ -45,9 +46,10 @@ pub use ask::{Course, Tuple};
 pub use attach::{Mode, TcAttach, interface_name};
 pub use events::{BackendName, Event, Events};
 pub use pins::LinkPin;
-pub use prerequisites::check_kernel;
+pub use prerequisites::{Lack, bpffs, btf, check_kernel, kernel_release};
 pub use program_log::ProgramLog;
 pub use sweep::Sweep;
+pub use trial::{tc_way, trial};
 pub use usage::Usage;
 
 use crate::{model::Protocol, plan::Plan};
