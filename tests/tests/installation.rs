@@ -2,6 +2,8 @@
 
 #[path = "installation/check.rs"]
 mod check;
+#[path = "installation/detach.rs"]
+mod detach;
 #[path = "installation/start.rs"]
 mod start;
 #[path = "installation/world.rs"]

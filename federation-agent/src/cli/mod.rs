@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod crds;
+mod detach;
 mod explain;
 mod probe;
 mod show;
@@ -63,8 +64,8 @@ enum Command {
     Check(check::Args),
     /// Tell a kubelet whether the node's agent lives, or is ready
     Probe(probe::Args),
-    /// Remove the programs and maps of this node
-    Detach(show::Args),
+    /// Take from this node what its agent leaves there: programs, maps, the address of its DNS
+    Detach(detach::Args),
     /// Print the definitions of the federation's kinds, for a kube-apiserver that shall serve them
     Crds(crds::Args),
 }
@@ -95,7 +96,7 @@ pub fn main() -> Result<ExitCode> {
             Command::Explain(args) => explain::run(args).await,
             Command::Check(args) => return check::run(args).await,
             Command::Probe(args) => return probe::run(args).await,
-            Command::Detach(args) => show::detach(&args),
+            Command::Detach(args) => detach::run(args).await,
             Command::Crds(args) => crds::run(&args),
         }
         .map(|()| ExitCode::SUCCESS)

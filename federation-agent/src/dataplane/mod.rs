@@ -24,6 +24,8 @@ pub mod view;
 
 use std::{
     collections::BTreeSet,
+    fs,
+    io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -286,7 +288,7 @@ impl DataPlane {
     }
 }
 
-/// Removes all programs and maps of a node.
+/// Removes all programs and maps of a node, and the folder of pins where nothing else is in it.
 ///
 /// # Errors
 /// A pin cannot be removed, or a program is attached by clsact in another network namespace than this thread's.
@@ -294,7 +296,16 @@ pub fn detach_all(bpf_dir: &Path) -> Result<()> {
     if bpf_dir.exists() {
         remove_others(bpf_dir)?;
     }
-    remove(&Pins::new(bpf_dir))
+    remove(&Pins::new(bpf_dir))?;
+    match fs::remove_dir(bpf_dir) {
+        Err(error)
+            if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty, ErrorKind::ResourceBusy]
+                .contains(&error.kind()) =>
+        {
+            Err(error).with_context(|| format!("remove {}", bpf_dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes what agents have left whose maps are laid out otherwise: nobody can adopt it. Connections heal, since tables of
