@@ -136,7 +136,7 @@ async fn each_thing_that_a_node_lacks_fails_in_a_row_of_its_own() -> Result<()> 
     fails(&[], &["net_raw"], &["capabilities"])?;
     fails(&[], &["sys_admin", "bpf"], &["capabilities", "programs"])?;
     fails(&[], &["sys_admin", "perfmon"], &["capabilities", "programs"])?;
-    fails(&[], &["net_admin"], &["capabilities", "programs", "attaching"])?;
+    fails(&[], &["sys_admin", "net_admin"], &["capabilities", "programs", "attaching"])?;
     fails(&[], &["net_bind_service"], &["capabilities", "DNS at 169.254.20.11:53"])?;
 
     // What an agent waits for is warned of.
