@@ -104,6 +104,7 @@ impl World {
             seed: 7,
         };
         let mut data_plane = self.node.run(|| DataPlane::open(&config)).unwrap().unwrap();
+        self.node.run(|| data_plane.replace_others()).unwrap().unwrap();
         assert!(data_plane.apply(&plan(true)).unwrap().is_none());
         for pod in ["pod1", "pod2"] {
             let reached = self.node.run(|| data_plane.attach_pod(index(pod))).unwrap().unwrap();

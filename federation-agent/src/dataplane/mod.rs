@@ -90,13 +90,16 @@ pub struct Config {
 pub struct DataPlane {
     ebpf: Ebpf,
     pins: Pins,
+    /// Whether the maps are those of an agent before this one.
+    adopted: bool,
     tc: TcMode,
     maps: Maps,
     tables: Tables,
 }
 
 impl DataPlane {
-    /// Loads the programs onto new maps, or onto those that an agent before this one has left.
+    /// Loads the programs onto new maps, or onto those that an agent before this one has left. Nothing is attached, and what
+    /// is stays at work.
     ///
     /// # Errors
     /// The kernel lacks something, pinned maps do not fit, or a program is refused; then nothing new stays pinned.
@@ -111,17 +114,22 @@ impl DataPlane {
         if adopted {
             pins.verify_maps()?;
         }
-        let loaded = Self::load(config, &pins).inspect_err(|_| {
+        Self::load(config, &pins, adopted).inspect_err(|_| {
             if !adopted && let Err(error) = pins.remove() {
                 warn!("cannot remove what was half made: {error:#}");
             }
-        })?;
-        // Not before ours are known to load, nor after: two that translate would stand in each other's way.
-        remove_others(&config.bpf_dir)?;
-        Ok(loaded)
+        })
     }
 
-    fn load(config: &Config, pins: &Pins) -> Result<Self> {
+    /// Removes what [`DataPlane::open`] has made, if there was nothing before: it will not be used.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn abandon(self) -> Result<()> {
+        if self.adopted { Ok(()) } else { self.pins.remove() }
+    }
+
+    fn load(config: &Config, pins: &Pins, adopted: bool) -> Result<Self> {
         pins.create()?;
         pins.claim_netns()?;
         let (v4, v6) = ranges(&config.vip_ranges)?;
@@ -153,7 +161,16 @@ impl DataPlane {
         let table = |slice: Slice| kernel::read_slots(&slots, slice.offset, slice.size).context("read SLOTS");
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
-        Ok(Self { ebpf, pins: pins.clone(), tc: config.tc_attach.choose(), maps, tables })
+        Ok(Self { ebpf, pins: pins.clone(), adopted, tc: config.tc_attach.choose(), maps, tables })
+    }
+
+    /// Removes what agents of other versions have left: right before anything is attached, for two that translate would
+    /// stand in each other's way.
+    ///
+    /// # Errors
+    /// A pin cannot be removed, or is of another network namespace.
+    pub fn replace_others(&self) -> Result<()> {
+        remove_others(self.pins.folder())
     }
 
     /// Serves off-node clients through this interface.

@@ -120,6 +120,11 @@ impl Pins {
         Ok(others)
     }
 
+    /// Where those of all versions are.
+    pub(super) fn folder(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
+    }
+
     pub(super) fn root(&self) -> &Path {
         &self.root
     }

@@ -24,7 +24,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use futures::{Stream, StreamExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task,
+};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -134,15 +137,10 @@ async fn serve(
         info!(%address, "added to the interface lo, to answer DNS at");
     }
     let dns = Dns::bind(&args.dns_listen, &args.dns, &args.federation).await?;
-    let knowing = pin!(start::known(args, readiness));
-    let start::Known { client, federation, place } = turning(&mut calls, knowing).await?;
-
-    let mut data_plane = DataPlane::open(&dataplane::Config {
-        bpf_dir: args.bpf_dir.clone(),
-        vip_ranges: args.federation.vip_ranges.clone(),
-        tc_attach: args.tc_attach,
-        seed: args.federation.seed(),
-    })?;
+    let beginning = pin!(begin(args, readiness));
+    let (known, mut data_plane) = turning(&mut calls, beginning).await?;
+    let start::Known { client, federation, place } = known;
+    data_plane.replace_others()?;
     let (events, program_log) = (data_plane.events()?, data_plane.program_log()?);
     let mut node = Node { data_plane, planner: Planner::new(place.clone()) };
     node.data_plane.attach_uplink(uplink.index)?;
@@ -166,6 +164,36 @@ async fn serve(
         result = pass_on(program_log) => result,
         () = news::publish(news, client, &args.node_name) => bail!("the news of health have ended"),
         () = probing => bail!("the probes have ended"),
+    }
+}
+
+/// Loads the programs while everything else becomes known: both take about as long.
+async fn begin(args: &Args, readiness: &Readiness) -> Result<(start::Known, DataPlane)> {
+    let config = dataplane::Config {
+        bpf_dir: args.bpf_dir.clone(),
+        vip_ranges: args.federation.vip_ranges.clone(),
+        tc_attach: args.tc_attach,
+        seed: args.federation.seed(),
+    };
+    let mut opening = task::spawn_blocking(move || DataPlane::open(&config));
+    let mut knowing = pin!(start::known(args, readiness));
+    let mut known = None;
+    let data_plane = loop {
+        tokio::select! {
+            opened = &mut opening => break opened.context("the task that loads the programs failed")??,
+            early = &mut knowing, if known.is_none() => known = Some(early),
+        }
+    };
+    let known = match known {
+        Some(known) => known,
+        None => knowing.await,
+    };
+    match known {
+        Ok(known) => Ok((known, data_plane)),
+        Err(error) => {
+            data_plane.abandon()?;
+            Err(error)
+        }
     }
 }
 
@@ -228,7 +256,7 @@ async fn pass_on(program_log: Option<ProgramLog>) -> Result<()> {
 
 /// Tells the clients of dead backends, beside everything else: there can be many.
 fn start(sweep: Sweep) {
-    tokio::task::spawn_blocking(move || {
+    task::spawn_blocking(move || {
         if let Err(error) = sweep.run() {
             warn!(
                 "clients that wait for a dead backend were not told, they wait for their own timeout: {error:#}"

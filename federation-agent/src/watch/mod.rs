@@ -3,7 +3,7 @@
 //! Here are the watches alone. What an object means is in [`translate`], how the kinds come together in [`view`];
 //! both are pure, so that tests feed them objects instead of a server.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, future, stream};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
@@ -12,7 +12,12 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::watch, task, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    task,
+    time::sleep,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
 use crate::{
@@ -35,8 +40,15 @@ const CHANGES_AT_ONCE: usize = 1024;
 /// How long the Federation API may take to list everything, before what was known last stands in for it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a change waits until it is saved: there is more urgent work when it comes.
+const SAVE_DELAY: Duration = Duration::from_secs(1);
+
 /// How often a federation that changes all the time is saved.
 const SAVE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Objects that are listed at once. Each page costs a round trip to an API that may be far away, and memory while it is
+/// read.
+const PAGE: u32 = 2000;
 
 /// What a watch tells.
 pub struct Watched {
@@ -103,6 +115,7 @@ async fn follow(
 async fn keep(saved: Saved, mut federation: watch::Receiver<Option<Arc<Federation>>>) {
     let mut failed = false;
     while federation.changed().await.is_ok() {
+        sleep(SAVE_DELAY).await;
         let Some(now) = federation.borrow_and_update().clone() else { continue };
         let to = saved.clone();
         let outcome = task::spawn_blocking(move || to.save(&now)).await;
@@ -117,22 +130,43 @@ async fn keep(saved: Saved, mut federation: watch::Receiver<Option<Arc<Federatio
     }
 }
 
-/// Everything that happens to the four kinds, merged.
+/// Everything that happens to the four kinds, merged. Each kind is read by a task of its own: to understand what an API
+/// server lists takes most of the time until everything is known.
 fn observe(
     client: &Client,
     trouble: &watch::Sender<Option<String>>,
 ) -> impl Stream<Item = Observed> + Send + use<> {
-    let everything = watcher::Config::default;
+    let everything = || watcher::Config::default().page_size(PAGE);
     // Slices without the label belong to the API server's own cluster, not to a member.
     let mirrored = everything().labels(CLUSTER_LABEL);
     stream::select_all([
-        watched::<Cluster>(client, everything(), trouble.clone()).map(Observed::Cluster).boxed(),
-        watched::<Service>(client, everything(), trouble.clone()).map(Observed::Service).boxed(),
-        watched::<FederatedService>(client, everything(), trouble.clone())
-            .map(Observed::FederatedService)
-            .boxed(),
-        watched::<EndpointSlice>(client, mirrored, trouble.clone()).map(Observed::EndpointSlice).boxed(),
+        apart(watched::<Cluster>(client, everything(), trouble.clone()).map(Observed::Cluster)),
+        apart(watched::<Service>(client, everything(), trouble.clone()).map(Observed::Service)),
+        apart(
+            watched::<FederatedService>(client, everything(), trouble.clone())
+                .map(Observed::FederatedService),
+        ),
+        apart(watched::<EndpointSlice>(client, mirrored, trouble.clone()).map(Observed::EndpointSlice)),
     ])
+}
+
+/// What `items` gives, read by a task of its own until nobody wants more.
+fn apart<T: Send + 'static>(items: impl Stream<Item = T> + Send + 'static) -> ReceiverStream<T> {
+    let (sender, receiver) = mpsc::channel(CHANGES_AT_ONCE);
+    tokio::spawn(async move {
+        let mut items = pin!(items);
+        loop {
+            let item = tokio::select! {
+                item = items.next() => item,
+                () = sender.closed() => return,
+            };
+            let Some(item) = item else { return };
+            if sender.send(item).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
 }
 
 /// All objects of one kind in every namespace. Errors are retried with back-off, and told once while they stay the same.

@@ -1,6 +1,7 @@
 //! What an agent leaves on its node on purpose, and how that is taken away.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use federation_tests::federation::PATIENCE;
 
 use crate::world::{World, said};
 
@@ -25,6 +26,9 @@ async fn what_stays_behind_an_agent_is_gone_after_detach_and_nothing_else() -> R
     let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && errors.contains(&format!("process {}", agent.id())), "{errors}");
 
+    let saved = world.state.join("federation");
+    let is_saved = async || saved.metadata().map(drop).context("nothing is saved");
+    world.lab().wait_for("the agent has saved what it knows", PATIENCE, is_saved).await?;
     assert!(agent.terminate().await?.success());
     assert_eq!(world.loopback()?, with_agent, "the address stays for the next agent");
     assert!(links()?.contains("xdp") && world.pins.exists());
@@ -35,7 +39,7 @@ async fn what_stays_behind_an_agent_is_gone_after_detach_and_nothing_else() -> R
     assert!(told.contains("programs detached") && told.contains("169.254.20.11 is taken from"), "{told}");
     assert_eq!(world.loopback()?, before);
     assert!(!links()?.contains("xdp") && !world.pins.exists());
-    assert!(world.state.join("federation").exists(), "what it knew stays unless it is asked for");
+    assert!(saved.exists(), "what it knew stays unless it is asked for");
 
     std::fs::write(world.state.join("not-ours"), "")?;
     assert!(detach(&["--remove-state"])?.status.success());
