@@ -44,7 +44,7 @@ pub use lease::LabId;
 pub use namespace::{FOLDER as NETNS_FOLDER, Namespace};
 pub use node::Node;
 pub use pod::Pod;
-pub use process::{Process, program};
+pub use process::{MARK, Process, program};
 pub use sweep::{Found, Owner, Remains, labs, remains, remove};
 pub use wait::eventually;
 
