@@ -1,6 +1,9 @@
-//! Logging in at a Kubernetes API with a kubeconfig file.
+//! Logging in at a Kubernetes API: with a kubeconfig file, or with the service account of the pod that this runs in.
 
-use std::path::Path;
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use kube::{
@@ -8,25 +11,72 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+/// Where a pod finds the token of its service account.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// How to log in, by what a person said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// The current context of a kubeconfig.
+    Kubeconfig(PathBuf),
+    /// The service account that every pod has unless it asks for none.
+    ServiceAccount,
+}
+
+impl Login {
+    /// The file that was given, else the pod's service account.
+    pub fn by(kubeconfig: Option<&Path>) -> Self {
+        kubeconfig.map_or(Self::ServiceAccount, |path| Self::Kubeconfig(path.to_owned()))
+    }
+
+    /// The service account, where this runs in a pod that has one.
+    pub fn of_pod() -> Option<Self> {
+        let is_there = env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists();
+        is_there.then_some(Self::ServiceAccount)
+    }
+
+    /// How a client is configured.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no kubeconfig, or names certificates that cannot be used; or there is no service
+    /// account. Nothing is sent yet.
+    pub async fn config(&self) -> Result<Config> {
+        match self {
+            Self::Kubeconfig(path) => {
+                let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("read {self}"))?;
+                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                    .await
+                    .with_context(|| format!("use {self}"))
+            }
+            Self::ServiceAccount => Config::incluster().context(
+                "there is neither a --kubeconfig nor a pod's service account to log in with: give --kubeconfig, or let \
+                 the pod have its token (automountServiceAccountToken)",
+            ),
+        }
+    }
+
+    /// # Errors
+    /// As above.
+    pub async fn client(&self) -> Result<Client> {
+        Client::try_from(self.config().await?).with_context(|| format!("make a client from {self}"))
+    }
+}
+
+impl fmt::Display for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kubeconfig(path) => write!(f, "the kubeconfig {}", path.display()),
+            Self::ServiceAccount => f.write_str("the pod's service account"),
+        }
+    }
+}
+
 /// A client for the current context of the kubeconfig in `path`.
 ///
 /// # Errors
-/// The file cannot be read, is no kubeconfig, or names certificates that cannot be used. Nothing is sent yet.
+/// As [`Login::config`].
 pub async fn from_kubeconfig(path: &Path) -> Result<Client> {
-    let config = config(path).await?;
-    Client::try_from(config).with_context(|| format!("make a client from the kubeconfig {}", path.display()))
-}
-
-/// How such a client is configured.
-///
-/// # Errors
-/// As above.
-pub async fn config(path: &Path) -> Result<Config> {
-    let kubeconfig =
-        Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()))?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("use the kubeconfig {}", path.display()))
+    Login::by(Some(path)).client().await
 }
 
 /// An error with its causes: the outer one alone says little more than "it failed".

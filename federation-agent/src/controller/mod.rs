@@ -56,7 +56,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{api::Cluster, client, events::Events, settings::FederationSettings, shutdown};
+use crate::{
+    api::Cluster,
+    client::{Login, chain},
+    events::Events,
+    settings::FederationSettings,
+    shutdown,
+};
 use book::Book;
 use context::{Context, Queues, Vips};
 use election::ElectionSettings;
@@ -75,9 +81,10 @@ pub struct Args {
     #[command(flatten)]
     election: ElectionSettings,
 
-    /// Kubeconfig of the Federation API
+    /// Kubeconfig of the Federation API; without it, the service account of the controller's pod, in the cluster that is
+    /// the Federation API
     #[arg(long, env = "FEDERATION_KUBECONFIG", value_name = "FILE")]
-    kubeconfig: PathBuf,
+    kubeconfig: Option<PathBuf>,
 
     /// Labels of the Services that are federated, on a cluster that has others too: `key=value,...`; all when empty
     #[arg(
@@ -98,10 +105,11 @@ pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
     let terms = args.election.leader_elect.then(|| args.election.terms()).transpose()?;
     let mut shutdown = pin!(shutdown::requested()?);
-    let config = client::config(&args.kubeconfig).await?;
+    let login = Login::by(args.kubeconfig.as_deref());
+    let config = login.config().await?;
     let unfenced = Fence::open().client(config.clone()).context("make a client of the Federation API")?;
     tokio::select! {
-        admitted = admitted(&unfenced, &args) => admitted?,
+        admitted = admitted(&unfenced, &login) => admitted?,
         () = &mut shutdown => return Ok(()),
     }
     let Some(terms) = terms else {
@@ -203,18 +211,17 @@ async fn follow(context: &Context, changes: impl Stream<Item = Change>) {
 
 /// Finds out whether the Federation API lets us in and has our kinds. One that does not answer yet is waited for by
 /// the watches.
-async fn admitted(client: &Client, args: &Args) -> Result<()> {
+async fn admitted(client: &Client, login: &Login) -> Result<()> {
     let clusters: Api<Cluster> = Api::all(client.clone());
-    let kubeconfig = args.kubeconfig.display();
     match clusters.list_metadata(&ListParams::default().limit(1)).await {
         Err(error @ kube::Error::Api(_)) if is(&error, 404) => bail!(
-            "the Federation API of {kubeconfig} has no kind Cluster: install what `federation-agent crds` prints"
+            "the Federation API of {login} has no kind Cluster: install what `federation-agent crds` prints"
         ),
         Err(error @ kube::Error::Api(_)) if is(&error, 401) || is(&error, 403) => {
-            Err(error).with_context(|| format!("the Federation API refuses the credentials of {kubeconfig}"))
+            Err(error).with_context(|| format!("the Federation API refuses the credentials of {login}"))
         }
         Err(error) => {
-            warn!("the Federation API does not answer yet: {}", client::chain(&error));
+            warn!("the Federation API does not answer yet: {}", chain(&error));
             Ok(())
         }
         Ok(_) => Ok(()),

@@ -20,6 +20,7 @@ mod namespace;
 mod node;
 mod pod;
 mod process;
+mod service_account;
 mod settle;
 mod sweep;
 mod wait;
@@ -45,6 +46,7 @@ pub use namespace::{FOLDER as NETNS_FOLDER, Namespace};
 pub use node::Node;
 pub use pod::Pod;
 pub use process::{MARK, Process, program};
+pub use service_account::ServiceAccount;
 pub use sweep::{Found, Owner, Remains, labs, remains, remove};
 pub use wait::eventually;
 

@@ -1,9 +1,9 @@
 //! The process itself: how it starts, refuses and ends.
 
 use anyhow::{Context as _, Result};
-use federation_tests::lab::eventually;
+use federation_tests::lab::{ServiceAccount, eventually};
 
-use crate::world::{PATIENCE, World, in_world};
+use crate::world::{PATIENCE, QUICK_ELECTION, World, in_world};
 
 #[test]
 fn what_cannot_work_ends_in_a_sentence() -> Result<()> {
@@ -74,6 +74,28 @@ fn it_waits_for_a_federation_api_that_comes_later() -> Result<()> {
         };
         eventually("the controller says that it waits", PATIENCE, waits).await?;
         world.restart_hub().await?;
+        world.join_sites().await
+    })
+}
+
+#[test]
+fn without_a_kubeconfig_it_is_the_service_account_of_its_pod() -> Result<()> {
+    in_world(async |world: &World| {
+        world.start_hub().await?;
+        let usual =
+            ["--federation", "my-federation", "--domain", "example.com", "--vip-range", "198.18.0.0/16"];
+        let mut command = world.controller_command()?;
+        let output = command.args(usual).env_remove("KUBERNETES_SERVICE_HOST").output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(errors.contains("neither a --kubeconfig nor a pod's service account"), "{errors}");
+
+        let kubeconfig = world.lab.folder().join("hub/admin.conf");
+        let account = ServiceAccount::of(&kubeconfig, &world.lab.folder().join("account"))?;
+        let mut command = world.controller_command()?;
+        command.args(usual).args(QUICK_ELECTION);
+        account.lend(&mut command);
+        world.spawn("controller", command)?;
         world.join_sites().await
     })
 }

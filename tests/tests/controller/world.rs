@@ -185,6 +185,11 @@ impl World {
         self.host.spawn(name, command)
     }
 
+    /// Starts a command of this machine as a process of the lab.
+    pub fn spawn(&self, name: &str, command: Command) -> Result<Arc<Process>> {
+        self.host.spawn(name, command)
+    }
+
     /// A command on the machine of the tests.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         self.host.namespace().command(program)
