@@ -29,7 +29,7 @@ use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
 
 use super::{
-    rules::{self, Account, Attempt, Permission, Used},
+    rules::{self, Account, Attempt, Permission},
     shelf::{self, Query, Shelf},
 };
 use crate::lab::Host;
@@ -55,7 +55,7 @@ pub struct Target {
 #[derive(Default)]
 struct Notes {
     tokens: BTreeMap<String, Account>,
-    used: BTreeMap<Account, Used>,
+    used: BTreeMap<Account, BTreeSet<Permission>>,
     refused: BTreeSet<(Account, Attempt)>,
 }
 
@@ -165,12 +165,14 @@ impl Front {
         self.notes().refused.iter().map(line).collect()
     }
 
-    /// What the roles of a service account give it, and nobody has used.
-    pub fn unused(&self, account: &Account) -> BTreeSet<Permission> {
-        let notes = self.notes();
-        let mut given = rules::given(&self.shelf.rbac(), account);
-        given.retain(|permission| !notes.used.get(account).is_some_and(|used| used.contains_key(permission)));
-        given
+    /// What the roles of a service account give it.
+    pub fn given(&self, account: &Account) -> BTreeSet<Permission> {
+        rules::given(&self.shelf.rbac(), account)
+    }
+
+    /// What of that it has used.
+    pub fn used(&self, account: &Account) -> BTreeSet<Permission> {
+        self.notes().used.get(account).cloned().unwrap_or_default()
     }
 
     async fn answer(&self, request: Request) -> Result<Response> {
@@ -226,10 +228,7 @@ impl Front {
         let allowing = rules::allowing(&self.shelf.rbac(), account, attempt);
         let allows = !allowing.is_empty();
         let mut notes = self.notes();
-        let used = notes.used.entry(account.clone()).or_default();
-        for permission in allowing {
-            *used.entry(permission).or_default() += 1;
-        }
+        notes.used.entry(account.clone()).or_default().extend(allowing);
         allows
     }
 

@@ -3,10 +3,7 @@
 //! As kube-apiserver reads them (plugin/pkg/auth/authorizer/rbac): rules only add, a RoleBinding holds in its
 //! namespace, and `resourceNames` do not match a request that names no object.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeSet, fmt};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -128,9 +125,6 @@ fn role_of(binding: &Value) -> String {
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
-
-/// How often each was used; what was never used is not in it.
-pub type Used = BTreeMap<Permission, usize>;
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

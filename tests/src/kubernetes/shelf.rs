@@ -160,6 +160,16 @@ impl Shelf {
         self.put(&mut state, kind, next);
     }
 
+    /// Removes an object whose end was awaited.
+    pub fn remove(&self, kind: &str, object: &Value) {
+        let kind = KINDS.iter().find(|known| known.name == kind);
+        let Some(kind) = kind else { return };
+        let mut state = self.state();
+        if let Some(object) = state.objects.remove(&key_of(kind, object)) {
+            self.tell(&mut state, "DELETED", kind, &object);
+        }
+    }
+
     /// Does what a request says.
     pub fn answer(self: &Arc<Self>, method: &Method, target: &Target, query: Query, body: &[u8]) -> Response {
         let Some(kind) = find(target).filter(|_| target.subresource.is_empty()) else {
@@ -180,10 +190,15 @@ impl Shelf {
             return self.write(&mut state, kind, method, target, written);
         }
         let key = (kind.name, target.namespace.clone(), target.name.clone());
-        let Some(object) = state.objects.get(&key).cloned() else {
+        let Some(mut object) = state.objects.get(&key).cloned() else {
             return absent(kind, &target.name);
         };
         if *method == Method::DELETE {
+            if ["DaemonSet", "Deployment"].contains(&kind.name) {
+                // It goes with the last of its pods.
+                object["metadata"]["deletionTimestamp"] = "2000-01-01T00:00:00Z".into();
+                return Json(self.put(&mut state, kind, object)).into_response();
+            }
             state.objects.remove(&key);
             self.tell(&mut state, "DELETED", kind, &object);
             return Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }))

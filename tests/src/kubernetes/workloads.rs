@@ -169,11 +169,10 @@ impl Place {
         loop {
             ticks.tick().await;
             let Workload { front, kind, namespace, name, .. } = &self.workload;
-            let Some(object) = front.get(kind, namespace, name) else {
-                let stopped = self.stop().await;
-                self.kubelet.forget(&self.name, stopped);
-                return;
-            };
+            let Some(object) = front.get(kind, namespace, name) else { return };
+            if !object["metadata"]["deletionTimestamp"].is_null() {
+                return self.end(&object).await;
+            }
             if let Err(error) = self.step(&object).await {
                 self.next_start = Instant::now() + BACK_OFF;
                 self.ready = false;
@@ -184,6 +183,20 @@ impl Place {
             if self.ready {
                 self.away = None;
             }
+        }
+    }
+
+    /// The pod ends, and with the last one the workload.
+    async fn end(mut self, object: &Value) {
+        let stopped = self.stop().await;
+        self.kubelet.forget(&self.name, stopped);
+        let left = {
+            let mut states = self.workload.states();
+            states.remove(&self.name);
+            states.len()
+        };
+        if left == 0 {
+            self.workload.front.shelf().remove(self.workload.kind, object);
         }
     }
 
