@@ -17,6 +17,7 @@ pub mod health;
 pub mod membership;
 mod memory;
 pub mod model;
+pub mod network;
 pub mod node;
 pub mod plan;
 pub mod settings;

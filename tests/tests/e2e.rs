@@ -410,10 +410,8 @@ async fn an_agent_says_what_is_wrong_and_leaves_nothing_half_made() -> Result<()
     let state = federation.lab().folder().join("spare");
 
     for (problem, host, flags, words) in [
-        ("unknown cluster", &spare, &[("--cluster", "mars")][..], &["mars", FAR][..]),
-        ("unknown zone", &spare, &[("--zone", "mars-1")], &["mars-1", FAR]),
+        ("unknown zone", &spare, &[("--zone", "mars-1")][..], &["mars-1", FAR][..]),
         ("no such interface", &spare, &[("--uplink", "eth7")], &["eth7"]),
-        ("no kubeconfig", &spare, &[("--kubeconfig", "/nowhere")], &["/nowhere"]),
         ("port taken", node.host(), &[("--dns-listen", "10.10.1.1:53")], &["10.10.1.1:53"]),
     ] {
         let mut options = vec![

@@ -1,24 +1,15 @@
 //! `explain`: why a connection goes where it goes, asked of the node's running agent.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args as ClapArgs;
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use http::StatusCode;
 
-use super::{show, table::Table};
+use super::{agent, show, table::Table};
 use crate::{
     dataplane::Course,
-    node::desk::{Answer, Question, SOCKET, Story},
+    node::desk::{Answer, Question, Story},
     plan::Explanation,
 };
 
@@ -47,33 +38,17 @@ pub struct Args {
 
 pub(super) async fn run(args: Args) -> Result<()> {
     let question = Question { subject: args.subject, from: args.from, tuple: args.tuple };
-    let answer = ask(&args.state_dir.join(SOCKET), &question).await?;
+    let query = serde_urlencoded::to_string(question).context("put the question")?;
+    let (status, body) = agent::get(&args.state_dir, &format!("/explain?{query}")).await?;
+    if status != StatusCode::OK {
+        bail!("{}", String::from_utf8_lossy(&body));
+    }
+    let answer: Answer =
+        serde_json::from_slice(&body).map_err(|error| anyhow!("the agent's answer is none: {error}"))?;
     if args.json {
         return show::print(&format!("{}\n", serde_json::to_string_pretty(&answer)?));
     }
     show::print(&render(&answer)?)
-}
-
-async fn ask(socket: &Path, question: &Question) -> Result<Answer> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!(
-            "reach the node's agent at {}: is it running, is this --state-dir its own, and are you root",
-            socket.display()
-        )
-    })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("speak with the agent")?;
-    tokio::spawn(connection);
-    let query = serde_urlencoded::to_string(question).context("put the question")?;
-    let uri: Uri = format!("/explain?{query}").parse().context("put the question")?;
-    let request = Request::get(uri).header("host", "agent").body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.context("ask the agent")?;
-    let status = response.status();
-    let body = response.into_body().collect().await.context("read the agent's answer")?.to_bytes();
-    if status != StatusCode::OK {
-        bail!("{}", String::from_utf8_lossy(&body));
-    }
-    serde_json::from_slice(&body).map_err(|error| anyhow!("the agent's answer is none: {error}"))
 }
 
 fn render(answer: &Answer) -> Result<String> {

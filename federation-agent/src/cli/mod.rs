@@ -1,11 +1,15 @@
 //! The command line: which role to play, or what to show.
 
+mod agent;
+mod check;
 mod crds;
+mod detach;
 mod explain;
+mod probe;
 mod show;
 mod table;
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -56,17 +60,21 @@ enum Command {
     Flows(show::Args),
     /// Tell why connections to a service or VIP go where they go
     Explain(explain::Args),
-    /// Remove the programs and maps of this node
-    Detach(show::Args),
+    /// Look whether this node has what its agent needs, and change nothing
+    Check(check::Args),
+    /// Tell a kubelet whether the node's agent lives, or is ready
+    Probe(probe::Args),
+    /// Take from this node what its agent leaves there: programs, maps, the address of its DNS
+    Detach(detach::Args),
     /// Print the definitions of the federation's kinds, for a kube-apiserver that shall serve them
     Crds(crds::Args),
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and does what it says. A command that answers no ends with a failure and no error.
 ///
 /// # Errors
 /// A sentence for a person: what failed, on what, and what to do.
-pub fn main() -> Result<()> {
+pub fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("FEDERATION_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let colours = std::io::stderr().is_terminal();
@@ -86,8 +94,11 @@ pub fn main() -> Result<()> {
             Command::Backends(args) => show::backends(&args),
             Command::Flows(args) => show::flows(&args),
             Command::Explain(args) => explain::run(args).await,
-            Command::Detach(args) => show::detach(&args),
+            Command::Check(args) => return check::run(args).await,
+            Command::Probe(args) => return probe::run(args).await,
+            Command::Detach(args) => detach::run(args).await,
             Command::Crds(args) => crds::run(&args),
         }
+        .map(|()| ExitCode::SUCCESS)
     })
 }

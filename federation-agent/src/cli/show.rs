@@ -1,4 +1,4 @@
-//! The commands that show and remove a node's data plane. They read the pinned maps and need no running agent.
+//! The commands that show a node's data plane. They read the pinned maps and need no running agent.
 
 use std::{
     collections::BTreeMap,
@@ -51,14 +51,6 @@ pub(super) fn backends(args: &Args) -> Result<()> {
 /// Every connection.
 pub(super) fn flows(args: &Args) -> Result<()> {
     print(&flow_table(&View::open(&args.bpf_dir)?.flows()?).to_string())
-}
-
-/// Takes programs off their interfaces and drops maps.
-pub(super) fn detach(args: &Args) -> Result<()> {
-    let dir = args.bpf_dir.display();
-    let links = dataplane::links(&args.bpf_dir)?.len();
-    dataplane::detach_all(&args.bpf_dir)?;
-    print(&format!("nothing is pinned under {dir} any more ({links} programs detached)\n"))
 }
 
 /// A reader that has seen enough (`| head`) is no failure.

@@ -18,11 +18,14 @@ mod read;
 mod slices;
 mod sweep;
 mod tables;
+mod trial;
 mod usage;
 pub mod view;
 
 use std::{
     collections::BTreeSet,
+    fs,
+    io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -45,9 +48,10 @@ pub use ask::{Course, Tuple};
 pub use attach::{Mode, TcAttach, interface_name};
 pub use events::{BackendName, Event, Events};
 pub use pins::LinkPin;
-pub use prerequisites::check_kernel;
+pub use prerequisites::{Lack, bpffs, btf, check_kernel, kernel_release};
 pub use program_log::ProgramLog;
 pub use sweep::Sweep;
+pub use trial::{tc_way, trial};
 pub use usage::Usage;
 
 use crate::{model::Protocol, plan::Plan};
@@ -284,7 +288,7 @@ impl DataPlane {
     }
 }
 
-/// Removes all programs and maps of a node.
+/// Removes all programs and maps of a node, and the folder of pins where nothing else is in it.
 ///
 /// # Errors
 /// A pin cannot be removed, or a program is attached by clsact in another network namespace than this thread's.
@@ -292,7 +296,16 @@ pub fn detach_all(bpf_dir: &Path) -> Result<()> {
     if bpf_dir.exists() {
         remove_others(bpf_dir)?;
     }
-    remove(&Pins::new(bpf_dir))
+    remove(&Pins::new(bpf_dir))?;
+    match fs::remove_dir(bpf_dir) {
+        Err(error)
+            if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty, ErrorKind::ResourceBusy]
+                .contains(&error.kind()) =>
+        {
+            Err(error).with_context(|| format!("remove {}", bpf_dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes what agents have left whose maps are laid out otherwise: nobody can adopt it. Connections heal, since tables of

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use nix::{
     sys::{
         statfs::{BPF_FS_MAGIC, statfs},
@@ -10,6 +10,7 @@ use nix::{
     },
     unistd::Uid,
 };
+use thiserror::Error;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -17,36 +18,85 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// is Debian 12's own.
 const OLDEST: (u32, u32) = (6, 1);
 
+/// What a node has not.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{found}: {remedy}")]
+pub struct Lack {
+    pub found: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Lack {
+    pub(super) fn new(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { found: found.into(), remedy: remedy.into() }
+    }
+}
+
 /// # Errors
 /// What is missing and what to do about it.
 pub fn check_kernel(bpf_dir: &Path) -> Result<()> {
     ensure!(Uid::effective().is_root(), "loading eBPF programs takes root: run the agent as root");
-    let release = uname().context("ask for the kernel's release")?.release().to_string_lossy().into_owned();
-    ensure!(
-        version(&release) >= Some(OLDEST),
-        "the kernel is {release}, but the eBPF programs take {}.{} or later: upgrade the kernel",
-        OLDEST.0,
-        OLDEST.1
-    );
-    ensure!(
-        Path::new(BTF).exists(),
-        "the kernel does not describe its types: {BTF} is missing; use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-    );
-    on_bpffs(bpf_dir)
+    kernel_release()?;
+    btf()?;
+    bpffs(bpf_dir)?;
+    Ok(())
+}
+
+/// The release of a kernel that is new enough.
+///
+/// # Errors
+/// It is not.
+pub fn kernel_release() -> Result<String, Lack> {
+    let release = uname().map_err(|error| {
+        Lack::new(format!("the kernel does not tell its release ({error})"), "run a Linux that does")
+    })?;
+    new_enough(&release.release().to_string_lossy())
+}
+
+fn new_enough(release: &str) -> Result<String, Lack> {
+    if version(release) >= Some(OLDEST) {
+        return Ok(release.to_owned());
+    }
+    let (major, minor) = OLDEST;
+    let found = format!("the kernel is {release}, but the eBPF programs take {major}.{minor} or later");
+    Err(Lack::new(found, "upgrade the kernel"))
+}
+
+/// Where the kernel describes its types.
+///
+/// # Errors
+/// It does not.
+pub fn btf() -> Result<String, Lack> {
+    if Path::new(BTF).exists() {
+        return Ok(BTF.to_owned());
+    }
+    Err(Lack::new(
+        format!("the kernel does not describe its types, {BTF} is missing"),
+        "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+    ))
 }
 
 /// The nearest parent that exists must be a BPF file system.
-fn on_bpffs(bpf_dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// It is not.
+pub fn bpffs(bpf_dir: &Path) -> Result<String, Lack> {
+    let shown = bpf_dir.display();
     let Some(existing) = bpf_dir.ancestors().find(|dir| dir.exists()) else {
-        bail!("{} is not an absolute path: give --bpf-dir a folder below /sys/fs/bpf", bpf_dir.display());
+        return Err(Lack::new(
+            format!("{shown} is not an absolute path"),
+            "give --bpf-dir a folder below /sys/fs/bpf",
+        ));
     };
-    let kind = statfs(existing).with_context(|| format!("look at {}", existing.display()))?.filesystem_type();
-    ensure!(
-        kind == BPF_FS_MAGIC,
-        "{} is not on a BPF file system: mount one (`mount -t bpf bpf /sys/fs/bpf`), or give --bpf-dir a folder on one",
-        bpf_dir.display()
-    );
-    Ok(())
+    let kind = statfs(existing).map(|found| found.filesystem_type());
+    if kind.is_ok_and(|kind| kind == BPF_FS_MAGIC) {
+        return Ok(format!("{} is one", existing.display()));
+    }
+    Err(Lack::new(
+        format!("{shown} is not on a BPF file system"),
+        "mount one (`mount -t bpf bpf /sys/fs/bpf`), or give --bpf-dir a folder on one",
+    ))
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {
@@ -69,13 +119,16 @@ mod tests {
         ] {
             assert_eq!(version(release), expected, "{release}");
         }
-        assert!(version("5.10.0") < Some(OLDEST));
-        assert!(None < Some(OLDEST));
+        assert!(new_enough("6.1.0-13-amd64").is_ok());
+        for release in ["5.10.0", "unknown"] {
+            let lack = new_enough(release).unwrap_err().to_string();
+            assert!(lack.contains(release) && lack.contains("upgrade the kernel"), "{lack}");
+        }
     }
 
     #[test]
     fn a_folder_elsewhere_is_no_bpffs() {
-        let refusal = on_bpffs(Path::new("/tmp/federation")).unwrap_err().to_string();
+        let refusal = bpffs(Path::new("/tmp/federation")).unwrap_err().to_string();
         assert!(refusal.contains("mount -t bpf"), "{refusal}");
     }
 }

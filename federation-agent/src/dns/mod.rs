@@ -80,7 +80,7 @@ pub async fn run(args: Args) -> Result<()> {
 
 /// Tells `dns` of every change of the federation.
 async fn follow(client: kube::Client, saved: Option<Saved>, dns: &Dns) -> Result<()> {
-    let mut federation = watch::watch(client, saved);
+    let mut federation = watch::watch(client, saved).federation;
     let mut known = false;
     loop {
         federation.changed().await.context("the watch of the Federation API has ended")?;

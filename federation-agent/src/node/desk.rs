@@ -1,7 +1,8 @@
-//! Where a person on the node asks the agent: a Unix socket in the state folder that speaks HTTP, for `explain`.
+//! Where others on the node ask the agent: a Unix socket in the state folder that speaks HTTP, for `explain` and `probe`.
 //!
 //! `GET /explain?subject=SERVICE-OR-VIP&from=WHERE&tuple=CLIENT` answers with an [`Answer`] as JSON, or with a sentence
-//! that says what is wrong.
+//! that says what is wrong. `GET /live` answers when the agent's main loop comes round to it, `GET /ready` when the data
+//! plane follows the federation, else with a sentence that says why it does not.
 
 use std::{
     fs,
@@ -9,10 +10,10 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -25,6 +26,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
+use super::readiness::Hindrance;
 use crate::{
     dataplane::{Course, Tuple},
     model::{Federation, Protocol, ServiceKey},
@@ -34,10 +36,15 @@ use crate::{
 /// The socket's name in the state folder.
 pub const SOCKET: &str = "agent.sock";
 
-/// A question to the loaded program, and where its answer goes.
-pub(super) type ProgramQuestion = (Tuple, oneshot::Sender<Result<Course>>);
+/// What only the agent's main loop can answer, and where its answer goes.
+pub(super) enum Call {
+    /// Does it turn?
+    Turn(oneshot::Sender<()>),
+    /// A question to the loaded program.
+    Program(Tuple, oneshot::Sender<Result<Course>>),
+}
 
-/// Questions to the program that may wait at a time.
+/// Calls that may wait at a time.
 const WAITING: usize = 16;
 
 /// What is asked.
@@ -72,26 +79,34 @@ pub struct Story {
 pub(super) struct Desk {
     listener: UnixListener,
     path: PathBuf,
-    known: Arc<Known>,
+    asked: Arc<Asked>,
 }
 
 /// What answers are made of.
-struct Known {
-    federation: watch::Receiver<Option<Arc<Federation>>>,
-    health: watch::Receiver<Arc<Health>>,
-    place: Place,
-    program: mpsc::Sender<ProgramQuestion>,
+struct Asked {
+    hindrance: watch::Receiver<Hindrance>,
+    calls: mpsc::Sender<Call>,
+    /// Once the agent serves.
+    known: OnceLock<Known>,
 }
+
+/// What an agent that serves explains by.
+pub(super) struct Known {
+    pub federation: watch::Receiver<Option<Arc<Federation>>>,
+    pub health: watch::Receiver<Arc<Health>>,
+    pub place: Place,
+}
+
+/// Tells the desk that the agent serves.
+pub(super) struct Briefing(Arc<Asked>);
 
 impl Desk {
     /// # Errors
     /// The state folder takes no socket.
     pub(super) fn open(
         state_dir: &Path,
-        federation: watch::Receiver<Option<Arc<Federation>>>,
-        health: watch::Receiver<Arc<Health>>,
-        place: Place,
-    ) -> Result<(Self, mpsc::Receiver<ProgramQuestion>)> {
+        hindrance: watch::Receiver<Hindrance>,
+    ) -> Result<(Self, Briefing, mpsc::Receiver<Call>)> {
         let path = state_dir.join(SOCKET);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -102,26 +117,58 @@ impl Desk {
         let listener = UnixListener::bind(&path).with_context(|| format!("listen at {}", path.display()))?;
         let for_root = fs::Permissions::from_mode(0o600);
         fs::set_permissions(&path, for_root).with_context(|| format!("protect {}", path.display()))?;
-        let (program, questions) = mpsc::channel(WAITING);
-        let known = Arc::new(Known { federation, health, place, program });
-        Ok((Self { listener, path, known }, questions))
+        let (sender, calls) = mpsc::channel(WAITING);
+        let asked = Arc::new(Asked { hindrance, calls: sender, known: OnceLock::new() });
+        let briefing = Briefing(Arc::clone(&asked));
+        Ok((Self { listener, path, asked }, briefing, calls))
     }
 
     /// Answers until dropped.
     pub(super) async fn serve(self) -> Result<()> {
-        let app = Router::new().route("/explain", get(explain)).with_state(self.known);
+        let app = Router::new()
+            .route("/explain", get(explain))
+            .route("/live", get(live))
+            .route("/ready", get(ready))
+            .with_state(self.asked);
         let served = axum::serve(self.listener, app).await;
         served.with_context(|| format!("answer at {}", self.path.display()))
     }
 }
 
+impl Briefing {
+    /// From now on connections can be explained.
+    pub(super) fn serves(self, known: Known) {
+        // There is one briefing, and it is used up.
+        let _ = self.0.known.set(known);
+    }
+}
+
 type Refusal = (StatusCode, String);
 
+/// Whoever asks gives up when the main loop does not come round.
+async fn live(State(asked): State<Arc<Asked>>) -> Result<(), Refusal> {
+    let (answer, answered) = oneshot::channel();
+    asked.call(Call::Turn(answer), answered).await.map_err(unavailable)
+}
+
+async fn ready(State(asked): State<Arc<Asked>>) -> Result<(), Refusal> {
+    match asked.hindrance.borrow().clone() {
+        None => Ok(()),
+        Some(why) => Err(unavailable(anyhow!(why))),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as the one who hands errors on would have it")]
+fn unavailable(error: anyhow::Error) -> Refusal {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"))
+}
+
 async fn explain(
-    State(known): State<Arc<Known>>,
+    State(asked): State<Arc<Asked>>,
     Query(question): Query<Question>,
 ) -> Result<Json<Answer>, Refusal> {
     let not_found = |reason: String| (StatusCode::NOT_FOUND, reason);
+    let known = asked.known.get().ok_or_else(|| not_found("the agent does not serve yet".to_owned()))?;
     let federation = known.federation.borrow().clone();
     let federation = federation.ok_or_else(|| not_found("the federation is not known yet".to_owned()))?;
     let health = known.health.borrow().clone();
@@ -140,8 +187,8 @@ async fn explain(
         let mut courses = Vec::new();
         if let Some(client) = question.tuple {
             for frontend in frontends.iter().filter(|f| f.vip.is_ipv4() == client.is_ipv4()) {
-                let Some(protocol) = asked(&frontend.protocol) else { continue };
-                let course = known.ask(Tuple { client, vip: frontend.vip, protocol }).await;
+                let Some(protocol) = asked_about(&frontend.protocol) else { continue };
+                let course = asked.ask(Tuple { client, vip: frontend.vip, protocol }).await;
                 let course =
                     course.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?;
                 courses.push((frontend.vip, frontend.protocol.clone(), course));
@@ -154,15 +201,19 @@ async fn explain(
 }
 
 /// Protocols whose connections have a first packet that can be made up.
-fn asked(protocol: &str) -> Option<Protocol> {
+fn asked_about(protocol: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string() == protocol)
 }
 
-impl Known {
+impl Asked {
     async fn ask(&self, tuple: Tuple) -> Result<Course> {
         let (answer, answered) = oneshot::channel();
-        self.program.send((tuple, answer)).await.context("the agent is ending")?;
-        answered.await.context("the agent is ending")?
+        self.call(Call::Program(tuple, answer), answered).await?
+    }
+
+    async fn call<T>(&self, call: Call, answered: oneshot::Receiver<T>) -> Result<T> {
+        self.calls.send(call).await.context("the agent is ending")?;
+        answered.await.context("the agent is ending")
     }
 }
 

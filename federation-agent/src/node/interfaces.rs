@@ -1,4 +1,4 @@
-//! The interfaces of this network namespace, over netlink: pods' host-side ends as they come and go, and the uplink.
+//! The interfaces of this network namespace, over netlink: pods' host-side ends as they come and go.
 //!
 //! Only found here. What is attached to them is the business of `dataplane`.
 
@@ -7,7 +7,7 @@ use std::{
     mem,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures::{
     FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver, stream,
 };
@@ -46,19 +46,6 @@ pub fn watch(
     let pods = Pods { uplink, pattern: pattern.map(str::to_owned), known: BTreeSet::new() };
     let watch = Watch::start(pods)?;
     Ok(stream::try_unfold(watch, |mut watch| async move { Ok(Some((watch.next().await?, watch))) }))
-}
-
-/// The number that the kernel knows the uplink by.
-///
-/// # Errors
-/// There is no such interface.
-pub async fn uplink_index(name: &str) -> Result<u32> {
-    let links = list().await?;
-    if let Some(link) = links.iter().find(|link| link.name == name) {
-        return Ok(link.index);
-    }
-    let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
-    bail!("there is no interface {name} here: give --uplink one of {}", names.join(", "))
 }
 
 /// What is told of an interface, as far as it matters here.

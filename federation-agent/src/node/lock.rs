@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     path::Path,
 };
 
@@ -11,6 +11,9 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
+
+/// The file's name in the state folder.
+pub(super) const FILE: &str = "node.lock";
 
 /// Held until dropped; the kernel lets go of it however the process ends.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ impl NodeLock {
     pub(super) fn take(state_dir: &Path) -> Result<Self> {
         fs::create_dir_all(state_dir)
             .with_context(|| format!("create the state folder {}", state_dir.display()))?;
-        let path = state_dir.join("node.lock");
+        let path = state_dir.join(FILE);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -53,6 +56,27 @@ impl NodeLock {
     }
 }
 
+/// The id of the process that holds the folder, if one does.
+///
+/// # Errors
+/// The lock cannot be looked at.
+pub(super) fn holder(state_dir: &Path) -> Result<Option<String>> {
+    let path = state_dir.join(FILE);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(|| format!("open {}", path.display()))?,
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(None),
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).with_context(|| format!("read {}", path.display()))?;
+            Ok(Some(holder.trim().to_owned()))
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("look at the lock {}", path.display())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,7 +87,9 @@ mod tests {
         let first = NodeLock::take(dir.path()).unwrap();
         let refusal = NodeLock::take(dir.path()).unwrap_err().to_string();
         assert!(refusal.contains(&format!("process {}", std::process::id())), "{refusal}");
+        assert_eq!(holder(dir.path()).unwrap(), Some(std::process::id().to_string()));
         drop(first);
+        assert_eq!(holder(dir.path()).unwrap(), None);
         NodeLock::take(dir.path()).unwrap();
     }
 }

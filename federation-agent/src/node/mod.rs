@@ -8,9 +8,18 @@ mod evidence;
 mod interfaces;
 mod lock;
 mod news;
-mod ready;
+mod readiness;
+mod start;
+pub mod whereabouts;
 
-use std::{future, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
+use std::{
+    fs, future,
+    io::ErrorKind,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
@@ -19,20 +28,20 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::{
-    client,
     dataplane::{self, DataPlane, ProgramLog, Reached, Sweep, TcAttach},
     dns::{Dns, DnsSettings},
     health::{self, Beginning},
     memory,
-    model::{ClusterName, Federation, Locality, Zone},
-    plan::{Health, Place, Planner},
+    model::Federation,
+    network,
+    plan::{Health, Planner},
     settings::FederationSettings,
     shutdown, watch as api,
 };
-use desk::{Desk, ProgramQuestion};
+use desk::{Briefing, Call, Desk};
 use interfaces::InterfaceEvent;
 use lock::NodeLock;
-use ready::ReadyFile;
+use readiness::Readiness;
 
 /// Where an agent keeps what outlives it, and its socket.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/federation";
@@ -42,9 +51,13 @@ pub struct Args {
     #[command(flatten)]
     federation: FederationSettings,
 
-    /// Kubeconfig of the Federation API; read access is enough
+    /// Kubeconfig of the Federation API; read access is enough. Waited for while it is not there
     #[arg(long, env = "FEDERATION_KUBECONFIG", value_name = "FILE")]
     kubeconfig: PathBuf,
+
+    /// Kubeconfig of this node's own cluster, to read the Node object with; in a pod, by default, its service account
+    #[arg(long, env = "FEDERATION_NODE_KUBECONFIG", value_name = "FILE")]
+    node_kubeconfig: Option<PathBuf>,
 
     /// The cluster that this node belongs to, by the name of its Cluster object
     #[arg(long, env = "FEDERATION_CLUSTER", value_name = "NAME")]
@@ -54,13 +67,13 @@ pub struct Args {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: String,
 
-    /// This node's zone; the first of its cluster when not given
+    /// This node's zone; when not given, the one that its Node object is labelled with, else the first of its cluster
     #[arg(long, env = "FEDERATION_ZONE", value_name = "ZONE")]
     zone: Option<String>,
 
-    /// The interface that leads to other nodes
+    /// The interface that leads to other nodes; that of the default route when not given
     #[arg(long, env = "FEDERATION_UPLINK", value_name = "INTERFACE")]
-    uplink: String,
+    uplink: Option<String>,
 
     /// Names of the pods' host-side interfaces, `*` for any run of characters; by default every veth whose peer is in
     /// another network namespace
@@ -79,7 +92,8 @@ pub struct Args {
     #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
 
-    /// Address to answer DNS at, for clients of the federation; may be given more than once
+    /// Address to answer DNS at, for clients of the federation; may be given more than once. One of 169.254.0.0/16 that
+    /// no interface has is added to `lo`
     #[arg(long, env = "FEDERATION_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
     dns_listen: Vec<SocketAddr>,
 
@@ -94,22 +108,34 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
     let shutdown = shutdown::requested()?;
-    tokio::pin!(shutdown);
     let _lock = NodeLock::take(&args.state_dir)?;
-    let mut ready = ReadyFile::new(&args.state_dir)?;
-    let uplink = interfaces::uplink_index(&args.uplink).await?;
-    dataplane::check_kernel(&args.bpf_dir)?;
-    let dns = Dns::bind(&args.dns_listen, &args.dns, &args.federation).await?;
+    let readiness = Readiness::new(&args.state_dir)?;
+    let (desk, briefing, calls) = Desk::open(&args.state_dir, readiness.subscribe())?;
+    tokio::select! {
+        result = desk.serve() => result,
+        result = Box::pin(serve(&args, &readiness, briefing, calls)) => result,
+        () = shutdown => {
+            info!("told to end: programs and maps stay and go on forwarding");
+            Ok(())
+        }
+    }
+}
 
-    let client = client::from_kubeconfig(&args.kubeconfig).await?;
-    let saved = api::Saved::in_folder(&args.state_dir, &args.federation.federation)?;
-    let federation = api::watch(client.clone(), Some(saved));
-    let first = tokio::select! {
-        first = first_state(federation.clone()) => first?,
-        () = &mut shutdown => return Ok(()),
-    };
-    let place = place(&args, &first)?;
-    info!(zone = %place.locality.zone, region = %place.locality.region, "the federation is known");
+/// Serves once everything is known that it takes.
+async fn serve(
+    args: &Args,
+    readiness: &Readiness,
+    briefing: Briefing,
+    mut calls: mpsc::Receiver<Call>,
+) -> Result<()> {
+    let uplink = network::uplink(args.uplink.as_deref()).await?;
+    dataplane::check_kernel(&args.bpf_dir)?;
+    for address in network::give_addresses(args.dns_listen.iter().map(SocketAddr::ip)).await? {
+        info!(%address, "added to the interface lo, to answer DNS at");
+    }
+    let dns = Dns::bind(&args.dns_listen, &args.dns, &args.federation).await?;
+    let knowing = pin!(start::known(args, readiness));
+    let start::Known { client, federation, place } = turning(&mut calls, knowing).await?;
 
     let mut data_plane = DataPlane::open(&dataplane::Config {
         bpf_dir: args.bpf_dir.clone(),
@@ -119,28 +145,76 @@ pub async fn run(args: Args) -> Result<()> {
     })?;
     let (events, program_log) = (data_plane.events()?, data_plane.program_log()?);
     let mut node = Node { data_plane, planner: Planner::new(place.clone()) };
-    node.data_plane.attach_uplink(uplink)?;
+    node.data_plane.attach_uplink(uplink.index)?;
 
     let (health_sender, health) = watch::channel(Arc::new(Health::default()));
-    let (desk, questions) = Desk::open(&args.state_dir, federation.clone(), health.clone(), place.clone())?;
+    briefing.serves(desk::Known {
+        federation: federation.clone(),
+        health: health.clone(),
+        place: place.clone(),
+    });
     let (observer, observations) = mpsc::channel(evidence::WAITING);
     let usage = node.data_plane.usage()?;
     let (reporter, news) = mpsc::channel(news::WAITING);
-    let beginning = Beginning { place: place.clone(), dead: node.data_plane.dead() };
+    let beginning = Beginning { place, dead: node.data_plane.dead() };
     let probing = health::watch_health(beginning, federation.clone(), observations, health_sender, reporter);
-    let pods = interfaces::watch(uplink, args.pod_interfaces.as_deref())?;
+    let pods = interfaces::watch(uplink.index, args.pod_interfaces.as_deref())?;
     tokio::select! {
-        result = node.keep_true(federation, health, pods, questions, &dns, &mut ready) => result,
-        result = desk.serve() => result,
+        result = node.keep_true(federation, health, pods, calls, &dns, readiness) => result,
         result = dns.serve() => result,
         result = evidence::pass_on(events, usage, observer) => result,
         result = pass_on(program_log) => result,
         () = news::publish(news, client, &args.node_name) => bail!("the news of health have ended"),
         () = probing => bail!("the probes have ended"),
-        () = &mut shutdown => {
-            info!("told to end: programs and maps stay and go on forwarding");
-            Ok(())
+    }
+}
+
+/// Says to who asks that the agent turns, while it does something else than serving.
+async fn turning<T>(calls: &mut mpsc::Receiver<Call>, mut work: Pin<&mut impl Future<Output = T>>) -> T {
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            Some(call) = calls.recv() => match call {
+                // Who asked may have gone.
+                Call::Turn(answer) => drop(answer.send(())),
+                // Nobody asks before the desk is briefed.
+                Call::Program(..) => {}
+            },
         }
+    }
+}
+
+/// The id of the process of the agent with this state folder, if one runs.
+///
+/// # Errors
+/// The lock cannot be looked at.
+pub fn running(state_dir: &Path) -> Result<Option<String>> {
+    lock::holder(state_dir)
+}
+
+/// Removes what an agent keeps in its state folder, and the folder where nothing else is in it. Tells how many files went.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn forget(state_dir: &Path) -> Result<usize> {
+    const OWN: [&str; 5] = [api::SAVED_FILE, whereabouts::FILE, readiness::FILE, desk::SOCKET, lock::FILE];
+    let mut removed = 0;
+    for name in OWN {
+        let path = state_dir.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => removed += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("remove {}", path.display())),
+        }
+    }
+    match fs::remove_dir(state_dir) {
+        Err(error)
+            if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty, ErrorKind::ResourceBusy]
+                .contains(&error.kind()) =>
+        {
+            Err(error).with_context(|| format!("remove {}", state_dir.display()))
+        }
+        _ => Ok(removed),
     }
 }
 
@@ -163,37 +237,6 @@ fn start(sweep: Sweep) {
     });
 }
 
-/// Waits until every kind has been listed once.
-async fn first_state(mut federation: watch::Receiver<Option<Arc<Federation>>>) -> Result<Arc<Federation>> {
-    let first =
-        federation.wait_for(Option::is_some).await.context("the watch of the Federation API has ended")?;
-    Ok(first.clone().expect("waited for"))
-}
-
-/// Where this node stands, by what the federation knows of its cluster.
-fn place(args: &Args, federation: &Federation) -> Result<Place> {
-    let name = args.cluster.as_str();
-    let Some(cluster) = federation.clusters.get(name) else {
-        let known: Vec<_> = federation.clusters.keys().map(ClusterName::as_str).collect();
-        bail!(
-            "the federation has no cluster {name}: register it, or give --cluster one of those that it has ({})",
-            if known.is_empty() { "none yet".to_owned() } else { known.join(", ") }
-        );
-    };
-    let zone = args.zone.as_deref().map_or_else(|| cluster.zones[0].clone(), Zone::from);
-    if !cluster.zones.contains(&zone) {
-        let zones: Vec<_> = cluster.zones.iter().map(Zone::as_str).collect();
-        bail!("cluster {name} does not span the zone {zone}: give --zone one of {}", zones.join(", "));
-    }
-    let locality = Locality {
-        provider: cluster.provider.clone(),
-        region: cluster.region.clone(),
-        zone,
-        cluster: name.into(),
-    };
-    Ok(Place { locality, node: args.node_name.clone() })
-}
-
 /// The data plane and what it is told.
 struct Node {
     data_plane: DataPlane,
@@ -207,9 +250,9 @@ impl Node {
         mut federation: watch::Receiver<Option<Arc<Federation>>>,
         mut health: watch::Receiver<Arc<Health>>,
         pods: impl Stream<Item = Result<InterfaceEvent>>,
-        mut questions: mpsc::Receiver<ProgramQuestion>,
+        mut calls: mpsc::Receiver<Call>,
         dns: &Dns,
-        ready: &mut ReadyFile,
+        readiness: &Readiness,
     ) -> Result<()> {
         let mut pods = pin!(pods);
         federation.mark_changed();
@@ -221,7 +264,7 @@ impl Node {
                     changed.context("the watch of the Federation API has ended")?;
                     if let Some(federation) = federation.borrow_and_update().as_deref() {
                         self.follow(federation, &health.borrow_and_update().clone(), dns)?;
-                        if ready.announce()? {
+                        if readiness.announce()? {
                             memory::give_back();
                         }
                     }
@@ -232,10 +275,11 @@ impl Node {
                         self.follow(federation, &health.borrow_and_update().clone(), dns)?;
                     }
                 }
-                Some((tuple, answer)) = questions.recv() => {
-                    // Who asked may have gone.
-                    let _ = answer.send(self.data_plane.ask(&tuple));
-                }
+                // Who asked may have gone.
+                Some(call) = calls.recv() => match call {
+                    Call::Turn(answer) => drop(answer.send(())),
+                    Call::Program(tuple, answer) => drop(answer.send(self.data_plane.ask(&tuple))),
+                },
                 event = pods.next() => match event.context("the watch of interfaces has ended")?? {
                     InterfaceEvent::Appeared { index, name } => self.attach_pod(index, &name),
                     InterfaceEvent::Gone { index } => self.data_plane.forget_interface(index)?,
@@ -261,53 +305,6 @@ impl Node {
             Err(error) => {
                 warn!(interface = name, "cannot attach to a pod's interface, its pod has no VIPs: {error:#}");
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::model::Cluster;
-
-    #[derive(clap::Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn args(extra: &[&str]) -> Args {
-        let base = "node --federation my-federation --domain example.com --vip-range 198.18.0.0/16 --kubeconfig k \
-                    --node-name node-1 --uplink eth0";
-        Cli::parse_from(base.split_whitespace().chain(extra.iter().copied())).args
-    }
-
-    fn federation() -> Federation {
-        let cluster =
-            Cluster { provider: "gcp".into(), region: "r".into(), zones: vec!["z1".into(), "z2".into()] };
-        Federation { clusters: [("here".into(), cluster)].into(), ..Federation::default() }
-    }
-
-    #[test]
-    fn a_node_stands_in_the_first_zone_of_its_cluster_unless_told() {
-        for (extra, zone) in
-            [(&["--cluster", "here"][..], "z1"), (&["--cluster", "here", "--zone", "z2"], "z2")]
-        {
-            let place = place(&args(extra), &federation()).unwrap();
-            assert_eq!(place.locality.zone.as_str(), zone);
-            assert_eq!(place.locality.cluster.as_str(), "here");
-        }
-    }
-
-    #[test]
-    fn an_unknown_cluster_or_zone_is_refused_with_those_that_exist() {
-        for (extra, hint) in
-            [(&["--cluster", "nowhere"][..], "(here)"), (&["--cluster", "here", "--zone", "z3"], "z1, z2")]
-        {
-            let refusal = place(&args(extra), &federation()).unwrap_err().to_string();
-            assert!(refusal.contains(hint), "{refusal}");
         }
     }
 }

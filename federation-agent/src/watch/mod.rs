@@ -26,7 +26,7 @@ mod saved;
 mod translate;
 mod view;
 
-pub use saved::Saved;
+pub use saved::{FILE as SAVED_FILE, Saved};
 use view::{Observed, View};
 
 /// Changes that are ready at the same moment become one snapshot, at most this many of them.
@@ -38,22 +38,35 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a federation that changes all the time is saved.
 const SAVE_PERIOD: Duration = Duration::from_secs(5);
 
+/// What a watch tells.
+pub struct Watched {
+    pub federation: watch::Receiver<Option<Arc<Federation>>>,
+    /// Why the Federation API cannot be watched, while it cannot.
+    pub trouble: watch::Receiver<Option<String>>,
+}
+
 /// The federation from now on, until nobody listens any more.
 ///
 /// The first value comes when all kinds have been listed once, the next ones as they change. Where the API does not
 /// answer, the last known federation stands while the watches try again, ever more slowly: at the start of a process, that
 /// is the one in `saved`.
-pub fn watch(client: Client, saved: Option<Saved>) -> watch::Receiver<Option<Arc<Federation>>> {
+pub fn watch(client: Client, saved: Option<Saved>) -> Watched {
     let (federation, receiver) = watch::channel(None);
+    let (told, trouble) = watch::channel(None);
     if let Some(saved) = &saved {
         tokio::spawn(keep(saved.clone(), federation.subscribe()));
     }
-    tokio::spawn(follow(client, saved, federation));
-    receiver
+    tokio::spawn(follow(client, saved, federation, told));
+    Watched { federation: receiver, trouble }
 }
 
-async fn follow(client: Client, saved: Option<Saved>, federation: watch::Sender<Option<Arc<Federation>>>) {
-    let mut changes = observe(&client).ready_chunks(CHANGES_AT_ONCE);
+async fn follow(
+    client: Client,
+    saved: Option<Saved>,
+    federation: watch::Sender<Option<Arc<Federation>>>,
+    trouble: watch::Sender<Option<String>>,
+) {
+    let mut changes = observe(&client, &trouble).ready_chunks(CHANGES_AT_ONCE);
     let mut view = View::default();
     let mut stand_in = saved;
     let patience = sleep(PATIENCE);
@@ -105,15 +118,20 @@ async fn keep(saved: Saved, mut federation: watch::Receiver<Option<Arc<Federatio
 }
 
 /// Everything that happens to the four kinds, merged.
-fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + use<> {
+fn observe(
+    client: &Client,
+    trouble: &watch::Sender<Option<String>>,
+) -> impl Stream<Item = Observed> + Send + use<> {
     let everything = watcher::Config::default;
     // Slices without the label belong to the API server's own cluster, not to a member.
     let mirrored = everything().labels(CLUSTER_LABEL);
     stream::select_all([
-        watched::<Cluster>(client, everything()).map(Observed::Cluster).boxed(),
-        watched::<Service>(client, everything()).map(Observed::Service).boxed(),
-        watched::<FederatedService>(client, everything()).map(Observed::FederatedService).boxed(),
-        watched::<EndpointSlice>(client, mirrored).map(Observed::EndpointSlice).boxed(),
+        watched::<Cluster>(client, everything(), trouble.clone()).map(Observed::Cluster).boxed(),
+        watched::<Service>(client, everything(), trouble.clone()).map(Observed::Service).boxed(),
+        watched::<FederatedService>(client, everything(), trouble.clone())
+            .map(Observed::FederatedService)
+            .boxed(),
+        watched::<EndpointSlice>(client, mirrored, trouble.clone()).map(Observed::EndpointSlice).boxed(),
     ])
 }
 
@@ -121,6 +139,7 @@ fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + use<> {
 fn watched<K>(
     client: &Client,
     config: watcher::Config,
+    trouble: watch::Sender<Option<String>>,
 ) -> impl Stream<Item = watcher::Event<K>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -133,6 +152,7 @@ where
             Ok(watcher::Event::Init) => {}
             Ok(_) => {
                 if told.take().is_some() {
+                    trouble.send_replace(None);
                     info!(%kind, "the Federation API answers again");
                 }
             }
@@ -140,6 +160,7 @@ where
                 let reason = reason(error);
                 if told.as_ref() != Some(&reason) {
                     warn!(%kind, %reason, "cannot watch the Federation API: what is known stands, and it is tried again");
+                    trouble.send_replace(Some(reason.clone()));
                     told = Some(reason);
                 }
             }

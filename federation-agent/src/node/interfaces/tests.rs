@@ -75,18 +75,6 @@ fn changes_that_the_kernel_could_not_tell_are_found() {
 }
 
 #[test]
-fn an_uplink_that_does_not_exist_is_refused_with_those_that_do() {
-    in_namespace(|_| async move {
-        ip("link add eth0 type veth peer name eth1");
-        assert_eq!(uplink_index("eth0").await.unwrap(), index_of("eth0").await);
-        assert_eq!(
-            uplink_index("eth9").await.unwrap_err().to_string(),
-            "there is no interface eth9 here: give --uplink one of lo, eth1, eth0"
-        );
-    });
-}
-
-#[test]
 fn a_pattern_is_matched_as_a_whole() {
     for (pattern, name, expected) in [
         ("eth0", "eth0", true),
