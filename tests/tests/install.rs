@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,6 +25,9 @@ use federation_tests::{
 use nix::sys::signal::Signal;
 
 use world::{AMERICA, DNS, EUROPE, World};
+
+/// How long an answer may take before it is asked for again.
+const REQUEST: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn the_page_leads_from_bare_clusters_to_the_first_request_and_back() -> Result<()> {
@@ -37,7 +41,7 @@ async fn the_page_leads_from_bare_clusters_to_the_first_request_and_back() -> Re
     // A pod of Europe asks its node's agent, and is served at home; then from afar.
     let client = world.client()?;
     let name = format!("{SERVICE}.{NAMESPACE}.my-federation");
-    let resolved = async || client::resolve(client.namespace(), DNS, &name, PATIENCE).await;
+    let resolved = async || client::resolve(client.namespace(), DNS, &name, REQUEST).await;
     let addresses = world.lab.wait_for("the name resolves", PATIENCE, resolved).await?;
     let server = SocketAddr::from((*addresses.first().context("no address")?, SERVICE_HTTP_PORT));
     world.served_by(client.namespace(), server, EUROPE).await?;
