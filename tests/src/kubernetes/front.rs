@@ -18,11 +18,15 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use axum_server::tls_rustls::{RustlsConfig, from_tcp_rustls};
+use federation_agent::api::SYSTEM_NAMESPACE;
 use http::{Method, StatusCode, header};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
@@ -57,6 +61,8 @@ struct Notes {
     tokens: BTreeMap<String, Account>,
     used: BTreeMap<Account, BTreeSet<Permission>>,
     refused: BTreeSet<(Account, Attempt)>,
+    /// The federation's namespace was deleted.
+    without_system: bool,
 }
 
 pub struct Front {
@@ -197,6 +203,12 @@ impl Front {
         if let Some(discovered) = self.discover(&path, &target).await? {
             return Ok(discovered);
         }
+        if target.resource == "namespaces"
+            && target.name == SYSTEM_NAMESPACE
+            && let Some(answer) = self.system_namespace(&method).await?
+        {
+            return Ok(answer);
+        }
         let answer = self.pass_on(parts, body).await?;
         // What an apply makes takes the right to create as well.
         if let Identity::Account(account) = &identity
@@ -269,6 +281,30 @@ impl Front {
         let described = if groups { shelf::groups().into_iter().map(described_group).collect() } else { own };
         list[field].as_array_mut().with_context(|| format!("no {field} at {path}"))?.extend(described);
         Ok(Some(Json(list).into_response()))
+    }
+
+    /// The namespace that our API server never lets go, and a real one does: what is in it goes, and it is not told of
+    /// until it is written again.
+    async fn system_namespace(&self, method: &Method) -> Result<Option<Response>> {
+        if *method == Method::DELETE {
+            let (parameters, all) = (DeleteParams::default(), ListParams::default());
+            let behind = || self.behind.clone();
+            Api::<Secret>::namespaced(behind(), SYSTEM_NAMESPACE)
+                .delete_collection(&parameters, &all)
+                .await?;
+            Api::<ConfigMap>::namespaced(behind(), SYSTEM_NAMESPACE)
+                .delete_collection(&parameters, &all)
+                .await?;
+        }
+        let mut notes = self.notes();
+        notes.without_system = *method == Method::DELETE || (notes.without_system && *method == Method::GET);
+        Ok(match (notes.without_system, method) {
+            (true, &Method::DELETE) => Some(
+                Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })).into_response(),
+            ),
+            (true, _) => Some(failure(StatusCode::NOT_FOUND, "NotFound", "the namespace is not there")),
+            (false, _) => None,
+        })
     }
 
     /// What the token controller adds to a Secret that asks for it.
