@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use federation_agent::api::{Cluster, SYSTEM_NAMESPACE, mcs::ServiceImport};
 use federation_tests::federation::PATIENCE;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::{core::v1::Event, discovery::v1::EndpointSlice};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
 use crate::{page::Page, world::World};
@@ -86,18 +86,23 @@ END",
     let imports = Api::<ServiceImport>::namespaced(america.clone(), "exports");
     let imported = async || Ok(imports.get("exported").await.map(drop)?);
     world.lab.wait_for("America imports it", PATIENCE, imported).await?;
-    let slices =
-        Api::<k8s_openapi::api::discovery::v1::EndpointSlice>::namespaced(america.clone(), "exports");
+    let slices = Api::<EndpointSlice>::namespaced(america.clone(), "exports");
     let told = async || {
         ensure!(!slices.list(&ListParams::default()).await?.items.is_empty(), "none yet");
         Ok(())
     };
     world.lab.wait_for("America has its endpoints", PATIENCE, told).await?;
+    page.shell("kubectl --kubeconfig europe-west1-d.conf --namespace exports delete endpointslices --all")
+        .await?;
+    let untold = async || {
+        ensure!(slices.list(&ListParams::default()).await?.items.is_empty(), "they are there still");
+        Ok(())
+    };
+    world.lab.wait_for("America has its endpoints no more", PATIENCE, untold).await?;
     page.shell("kubectl --kubeconfig europe-west1-d.conf --namespace exports delete serviceexport exported")
         .await?;
     let gone = async || {
         ensure!(imports.get_opt("exported").await?.is_none(), "it is there still");
-        ensure!(slices.list(&ListParams::default()).await?.items.is_empty(), "its endpoints are there still");
         Ok(())
     };
     world.lab.wait_for("America imports it no more", PATIENCE, gone).await
