@@ -165,6 +165,11 @@ impl Lab {
         eventually(what, deadline, probe).await.map_err(|error| error.context(self.core.logs()))
     }
 
+    /// What its processes said last, for a person who has to find out what went wrong.
+    pub fn logs(&self) -> String {
+        self.core.logs()
+    }
+
     /// Leaves everything running when this value is dropped, until `cargo xtask down`.
     pub fn keep(&self) -> Result<()> {
         lease::mark_kept(&self.core.folder)?;

@@ -3,15 +3,19 @@
 use std::{collections::VecDeque, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use federation_tests::lab::{Lab, MARK, Namespace};
+use federation_tests::{
+    federation::PATIENCE,
+    lab::{Lab, MARK, Namespace, program},
+};
+use tokio::time::timeout;
 
 /// A page whose commands are run section by section.
-pub struct Page {
+pub struct Page<'a> {
     /// Heading and commands, of what has not been run yet.
     blocks: VecDeque<(String, String)>,
     folder: PathBuf,
     namespace: Namespace,
-    lab: String,
+    lab: &'a Lab,
 }
 
 /// The blocks of commands in `text`, each with the heading that it stands under.
@@ -36,10 +40,10 @@ fn blocks(text: &str) -> VecDeque<(String, String)> {
     blocks
 }
 
-impl Page {
+impl<'a> Page<'a> {
     /// A reader in `folder`, on a machine of the lab.
-    pub fn new(text: &str, folder: PathBuf, namespace: &Namespace, lab: &Lab) -> Self {
-        Self { blocks: blocks(text), folder, namespace: namespace.clone(), lab: lab.id().to_string() }
+    pub fn new(text: &str, folder: PathBuf, namespace: &Namespace, lab: &'a Lab) -> Self {
+        Self { blocks: blocks(text), folder, namespace: namespace.clone(), lab }
     }
 
     /// Runs what stands under a heading, which is the next that has commands.
@@ -53,7 +57,8 @@ impl Page {
             "the next commands of the page are those of {next:?}, not {heading:?}"
         );
         while let Some((_, block)) = self.blocks.pop_front_if(|(of, _)| of == heading) {
-            self.shell(&block).await.with_context(|| format!("the commands under {heading:?}"))?;
+            let outcome = self.shell(&block).await.with_context(|| format!("the commands under {heading:?}"));
+            outcome.map_err(|error| error.context(self.lab.logs()))?;
         }
         Ok(())
     }
@@ -64,12 +69,13 @@ impl Page {
         let script = format!("touch functions; source ./functions\n{block}\ndeclare -f > functions");
         let mut command = self.namespace.command("bash");
         command.args(["-euxo", "pipefail", "-c", &script]).current_dir(&self.folder);
-        command.env("HOME", &self.folder).env(MARK, &self.lab);
-        let own = federation_tests::lab::program("federation-agent")?;
+        command.env("HOME", &self.folder).env(MARK, self.lab.id().to_string());
+        let own = program("federation-agent")?;
         let own = own.parent().context("a program without a folder")?.display().to_string();
         let path = std::env::var("PATH").context("PATH is not set")?;
         command.env("PATH", format!("{own}:{path}"));
-        let output = tokio::process::Command::from(command).kill_on_drop(true).output().await?;
+        let output = tokio::process::Command::from(command).kill_on_drop(true).output();
+        let output = timeout(PATIENCE * 2, output).await.context("it does not end")??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (said, errors) = (text(&output.stdout), text(&output.stderr));
         ensure!(output.status.success(), "{}:\n{said}{errors}", output.status);

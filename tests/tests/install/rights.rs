@@ -60,7 +60,7 @@ fn collect(world: &World, given: bool) -> Rights {
 
 /// What happens to a federation beside the page's own story: a member exports a service, a pod dies, a registration cannot
 /// be used.
-pub async fn more_happens(world: &World, page: &Page) -> Result<()> {
+pub async fn more_happens(world: &World, page: &Page<'_>) -> Result<()> {
     export(world, page).await?;
     for _ in 0..2 {
         lose_a_pod(world).await?;
@@ -68,7 +68,7 @@ pub async fn more_happens(world: &World, page: &Page) -> Result<()> {
     registration_fails_twice(world, page).await
 }
 
-async fn export(world: &World, page: &Page) -> Result<()> {
+async fn export(world: &World, page: &Page<'_>) -> Result<()> {
     page.shell(
         "for cluster in europe-west1-d us-east1-b; do kubectl --kubeconfig $cluster.conf create namespace exports; done
         export KUBECONFIG=europe-west1-d.conf
@@ -132,7 +132,7 @@ async fn lose_a_pod(world: &World) -> Result<()> {
 }
 
 /// A registration without credentials, that gets some which are none, and loses them again.
-async fn registration_fails_twice(world: &World, page: &Page) -> Result<()> {
+async fn registration_fails_twice(world: &World, page: &Page<'_>) -> Result<()> {
     page.shell(
         "kubectl --kubeconfig host.conf create --filename - <<END
 apiVersion: federation.dev/v1alpha1

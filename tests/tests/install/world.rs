@@ -59,7 +59,7 @@ impl World {
     }
 
     /// The page, for somebody who is where the host's API server is.
-    pub fn page(&self) -> Result<Page> {
+    pub fn page(&self) -> Result<Page<'_>> {
         let path = repository().join("docs/install.md");
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let machine = self.host.member().cluster().control_plane();
