@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long)]
     remove_state: bool,
 
-    /// Stay after that, until told to end: for a DaemonSet that does this on every node
+    /// Stay after that, until told to end, as what runs on every node of a cluster has to
     #[arg(long)]
     stay: bool,
 }

@@ -77,6 +77,7 @@ async fn export(world: &World, page: &Page<'_>) -> Result<()> {
 apiVersion: multicluster.x-k8s.io/v1beta1
 kind: ServiceExport
 metadata: { name: exported }
+spec: {}
 END",
     )
     .await?;
