@@ -4,6 +4,7 @@
 mod own_address;
 mod read;
 mod uplink;
+mod xdp;
 
 use std::net::IpAddr;
 
@@ -13,7 +14,8 @@ use rtnetlink::{Handle, new_connection};
 
 pub use own_address::{give_addresses, is_ours_to_add, own_addresses, take_addresses};
 pub use read::{addresses, interfaces, routes};
-pub use uplink::{default_interface, uplink};
+pub use uplink::uplink;
+pub use xdp::runs_xdp;
 
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]

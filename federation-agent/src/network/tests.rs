@@ -8,7 +8,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::{addresses, give_addresses, own_addresses, take_addresses, uplink};
+use super::{addresses, give_addresses, own_addresses, runs_xdp, take_addresses, uplink};
 
 #[test]
 fn an_uplink_that_does_not_exist_is_refused_with_those_that_do() {
@@ -44,6 +44,20 @@ fn the_uplink_is_where_the_default_route_leads() {
         ip("route add unreachable default metric 10");
         ip("route add default metric 50 nexthop via 10.0.0.2 dev eth0 nexthop via 10.0.0.3 dev eth0");
         assert_eq!(uplink(None).await.unwrap().name, "eth0");
+    });
+}
+
+#[test]
+fn a_driver_tells_whether_it_runs_xdp() {
+    in_namespace(async || {
+        ip("link add eth0 type veth peer name eth1");
+        ip("link add bridge type bridge");
+        let interfaces = super::interfaces().await.unwrap();
+        for (name, expected) in [("eth0", true), ("bridge", false)] {
+            let interface = interfaces.iter().find(|it| it.name == name).unwrap();
+            assert_eq!(runs_xdp(interface.index).unwrap(), expected, "{name}");
+        }
+        assert_eq!(runs_xdp(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     });
 }
 

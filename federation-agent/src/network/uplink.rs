@@ -26,7 +26,7 @@ pub async fn uplink(name: Option<&str>) -> Result<Interface> {
 }
 
 /// Where the best default route of the main table leads, of IPv4, else of IPv6.
-pub fn default_interface(routes: &[Route]) -> Option<u32> {
+fn default_interface(routes: &[Route]) -> Option<u32> {
     let is_default =
         |route: &&Route| route.is_main && route.to.prefix_len() == 0 && route.kind == RouteKind::Forwards;
     let best = |v4: bool| {

@@ -41,14 +41,15 @@ impl Readiness {
 
     /// Something is missing that can come by itself. Logged once for as long as it is the same.
     pub(super) fn waits(&self, why: String) {
-        self.hindrance.send_if_modified(|known| {
-            let is_new = known.as_ref() != Some(&why);
-            if is_new {
-                warn!("{why}");
-                *known = Some(why);
-            }
-            is_new
-        });
+        if self.hindrance.borrow().as_ref() != Some(&why) {
+            warn!("{why}");
+            self.lacks(why);
+        }
+    }
+
+    /// As [`Self::waits`], of what somebody else logs, or what is there in a moment.
+    pub(super) fn lacks(&self, why: String) {
+        self.hindrance.send_replace(Some(why));
     }
 
     /// Whether this is the first time; later ones change nothing.

@@ -11,14 +11,14 @@ use tracing::{info, warn};
 
 use super::{Args, readiness::Readiness, whereabouts};
 use crate::{
-    client::Login,
+    client::{Login, chain},
     model::{Cluster, ClusterName, Federation, Locality, Zone},
     plan::Place,
     watch as api,
 };
 use whereabouts::Labels;
 
-/// Between two looks at a file that is not there yet.
+/// Between two tries.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known once the data plane can be filled.
@@ -49,7 +49,8 @@ async fn logged_in(login: &Login, readiness: &Readiness) -> Client {
         match login.client().await {
             Ok(client) => return client,
             Err(error) => readiness.waits(format!(
-                "the agent cannot log in at the Federation API, and waits until it can: {error:#}"
+                "the agent cannot log in at the Federation API, and waits until it can: {}",
+                chain(error.as_ref())
             )),
         }
         sleep(AGAIN).await;
@@ -74,7 +75,8 @@ async fn own_cluster(
         } else {
             let why = trouble.borrow_and_update().clone();
             let why = why.map_or_else(String::new, |why| format!(": {why}"));
-            readiness.waits(format!(
+            // Which its watches log.
+            readiness.lacks(format!(
                 "the Federation API of {} has not told the federation yet, and the agent waits for it{why}",
                 args.kubeconfig.display()
             ));

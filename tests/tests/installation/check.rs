@@ -1,9 +1,10 @@
 //! `federation-agent check` on a node that has everything, and on one that lacks a thing at a time.
 
-use std::{fs, net::UdpSocket, process::Command};
+use std::{fs, io, net::UdpSocket, os::unix::process::CommandExt as _, process::Command};
 
 use anyhow::{Context as _, Result};
 use federation_tests::lab::program;
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use crate::world::{CLUSTER, World, ZONE, said};
@@ -11,11 +12,7 @@ use crate::world::{CLUSTER, World, ZONE, said};
 impl World {
     /// The findings by what was looked at, and whether the check passed. `setpriv` takes rights from it first.
     fn check(&self, more: &[&str], without: &[&str]) -> Result<(bool, Vec<Value>)> {
-        let mut command = self.check_command(more, without)?;
-        let output = command.arg("--json").output()?;
-        let rows = serde_json::from_slice(&output.stdout);
-        let rows = rows.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        Ok((output.status.success(), rows))
+        findings(self.check_command(more, without)?)
     }
 
     fn check_command(&self, more: &[&str], without: &[&str]) -> Result<Command> {
@@ -29,6 +26,25 @@ impl World {
         command.args(more);
         Ok(command)
     }
+}
+
+fn findings(mut command: Command) -> Result<(bool, Vec<Value>)> {
+    let output = command.arg("--json").output()?;
+    let rows = serde_json::from_slice(&output.stdout);
+    let rows = rows.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok((output.status.success(), rows))
+}
+
+/// As where a container's root file system is, and nothing is mounted for the agent.
+fn make_var_read_only(command: &mut Command) {
+    let remount = || -> io::Result<()> {
+        let nothing = None::<&str>;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        Ok(mount(nothing, "/var", nothing, flags, nothing)?)
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls may happen; this is a plain system call, whose short path
+    // is copied to the stack.
+    unsafe { command.pre_exec(remount) };
 }
 
 fn of<'a>(rows: &'a [Value], check: &str) -> Result<(&'a str, &'a str)> {
@@ -104,7 +120,10 @@ async fn each_thing_that_a_node_lacks_fails_in_a_row_of_its_own() -> Result<()> 
 
     fails(&["--uplink", "eth7"], &[], &["uplink"])?;
     fails(&["--bpf-dir", "/tmp/federation"], &[], &["BPF file system"])?;
-    fails(&["--state-dir", "/proc/federation"], &[], &["state folder"])?;
+    let mut command = world.check_command(&["--state-dir", "/var/lib/federation"], &[])?;
+    make_var_read_only(&mut command);
+    let (passed, rows) = findings(command)?;
+    assert_eq!((passed, failed(&rows)), (false, vec!["state folder"]), "{rows:#?}");
     fails(&["--zone", "mars-1"], &[], &["cluster"])?;
     fails(&["--node-name", "mars"], &[], &["node"])?;
     fails(&["--federation", "a..b"], &[], &["settings"])?;
@@ -117,7 +136,7 @@ async fn each_thing_that_a_node_lacks_fails_in_a_row_of_its_own() -> Result<()> 
     fails(&[], &["net_raw"], &["capabilities"])?;
     fails(&[], &["sys_admin", "bpf"], &["capabilities", "programs"])?;
     fails(&[], &["sys_admin", "perfmon"], &["capabilities", "programs"])?;
-    fails(&[], &["net_admin"], &["capabilities", "programs", "attaching"])?;
+    fails(&[], &["sys_admin", "net_admin"], &["capabilities", "programs", "attaching"])?;
     fails(&[], &["net_bind_service"], &["capabilities", "DNS at 169.254.20.11:53"])?;
 
     // What an agent waits for is warned of.

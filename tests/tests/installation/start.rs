@@ -1,10 +1,15 @@
 //! How an agent starts where not everything is there yet, and what it tells a kubelet meanwhile.
 
 use anyhow::{Context as _, Result, ensure};
-use federation_tests::{federation::PATIENCE, lab::Process};
+use federation_tests::{
+    client,
+    federation::{FEDERATION, PATIENCE},
+    lab::Process,
+};
+use hickory_proto::rr::RecordType;
 use serde_json::json;
 
-use crate::world::{CLUSTER, World, ZONE};
+use crate::world::{CLUSTER, DNS, World, ZONE};
 
 fn log(process: &Process) -> Result<String> {
     Ok(process.tail(usize::MAX)?.join("\n"))
@@ -30,6 +35,11 @@ async fn an_agent_waits_for_what_comes_by_itself_and_says_for_what() -> Result<(
     world.probed("ready", None).await?;
     world.probed("live", None).await?;
     assert!(agent.ended()?.is_none());
+
+    // At an address that is the same on every node, and leads nowhere else.
+    let pod = world.node.add_pod("client")?;
+    let answer = client::query(pod.namespace(), DNS.parse()?, FEDERATION, RecordType::SOA, PATIENCE).await?;
+    assert_eq!(answer.answers.len(), 1, "{answer:?}");
     Ok(())
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn look(args: &Args) -> Apis {
             None
         }
         Some(Ok(clusters)) => {
-            rows.push(Row::pass(FEDERATION, format!("it answers, with {} clusters", clusters.len())));
+            rows.push(Row::pass(FEDERATION, format!("it answers, members: {}", clusters.len())));
             Some(clusters)
         }
         Some(Err(error)) => {

@@ -25,7 +25,7 @@ pub(super) async fn rows(args: &Args) -> Vec<Row> {
     match uplink {
         Ok(uplink) => {
             let links = dataplane::links(&args.bpf_dir).unwrap_or_default();
-            rows.push(judge_uplink(&uplink, &links));
+            rows.push(judge_uplink(&uplink, &links, network::runs_xdp(uplink.index).ok()));
             rows.push(reverse_path(&uplink).await);
         }
         Err(error) => {
@@ -60,7 +60,7 @@ fn judge_forwarding(what: &str, setting: &str, value: &io::Result<String>) -> Ro
 }
 
 /// What is attached there now tells what can be: an agent's own programs are swapped, others' are in the way.
-fn judge_uplink(uplink: &Interface, links: &[LinkPin]) -> Row {
+fn judge_uplink(uplink: &Interface, links: &[LinkPin], runs_xdp: Option<bool>) -> Row {
     const WHAT: &str = "uplink";
     let name = &uplink.name;
     if !uplink.up {
@@ -81,7 +81,12 @@ fn judge_uplink(uplink: &Interface, links: &[LinkPin]) -> Row {
             format!("take it off (`ip link set dev {name} xdp off`), or give --uplink another interface"),
         ),
         (_, None) => {
-            Row::pass(WHAT, format!("{name} is up; XDP will be native where its driver can, else generic"))
+            let xdp = match runs_xdp {
+                Some(true) => "its driver runs XDP",
+                Some(false) => "its driver runs no XDP, so that will be generic, which is slower",
+                None => "XDP will be native where its driver can, else generic",
+            };
+            Row::pass(WHAT, format!("{name} is up; {xdp}"))
         }
     }
 }
@@ -161,7 +166,7 @@ mod tests {
             (uplink(true, &[7]), std::slice::from_ref(&elsewhere), Verdict::Fail),
             (uplink(true, &[7]), std::slice::from_ref(&ours), Verdict::Pass),
         ] {
-            let row = judge_uplink(&interface, links);
+            let row = judge_uplink(&interface, links, Some(true));
             assert_eq!(row.result, verdict, "{row:?}");
         }
     }
