@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
 use serde_json::json;
@@ -86,7 +87,7 @@ impl Kubernetes {
 /// A node says of itself what a cloud's does.
 async fn register(member: &Member, node: &Node) -> Result<()> {
     let spec = member.cluster().spec();
-    let [pods, _] = spec.pods();
+    let pods = Ipv4Net::new(node.gateway(), 24)?.trunc();
     let object: NodeObject = serde_json::from_value(json!({
         "metadata": { "name": node.name(), "labels": {
             "topology.kubernetes.io/region": spec.region, "topology.kubernetes.io/zone": spec.zone,

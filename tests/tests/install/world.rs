@@ -1,4 +1,4 @@
-//! Bare clusters: a host and two members, with pods that could serve.
+//! Bare clusters: a host and two members, one of which has two nodes, with pods that could serve.
 
 use std::{
     fs,
@@ -39,11 +39,11 @@ pub struct World {
 impl World {
     pub async fn new() -> Result<Self> {
         let lab = Lab::new()?;
-        let start = async |name: &str, region: &str, network| {
-            Kubernetes::start(&lab, ClusterSpec::new(name, region, name, network), 1).await
+        let start = async |name: &str, region: &str, network, nodes| {
+            Kubernetes::start(&lab, ClusterSpec::new(name, region, name, network), nodes).await
         };
-        let host = start("host", "europe-west1", 7).await?;
-        let members = [start(EUROPE, "europe-west1", 8).await?, start(AMERICA, "us-east1", 9).await?];
+        let host = start("host", "europe-west1", 7, 1).await?;
+        let members = [start(EUROPE, "europe-west1", 8, 2).await?, start(AMERICA, "us-east1", 9, 1).await?];
         for cluster in &members {
             let node = cluster.kubelets()[0].node();
             cluster.member().add_server(&lab, node, "server").await?;
@@ -70,7 +70,7 @@ impl World {
         &self.members[0]
     }
 
-    /// The agent of Europe's node.
+    /// The agent of Europe's first node.
     pub fn agent(&self) -> Result<Arc<Container>> {
         self.europe().kubelets()[0].pod(AGENT)
     }
