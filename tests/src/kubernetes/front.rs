@@ -197,6 +197,8 @@ impl Front {
         let path = request.uri().path().to_owned();
         let (parts, body) = request.into_parts();
         let body = to_bytes(body, MOST_BYTES).await?;
+        // As kubectl did before it asked for one object by its name.
+        let lists_system = target.name.is_empty() && query.name.as_deref() == Some(SYSTEM_NAMESPACE);
         if shelf::has(&target) {
             return Ok(self.shelf.answer(&method, &target, query, &body));
         }
@@ -204,8 +206,8 @@ impl Front {
             return Ok(discovered);
         }
         if target.resource == "namespaces"
-            && target.name == SYSTEM_NAMESPACE
-            && let Some(answer) = self.system_namespace(&method).await?
+            && (target.name == SYSTEM_NAMESPACE || lists_system)
+            && let Some(answer) = self.system_namespace(&method, lists_system).await?
         {
             return Ok(answer);
         }
@@ -285,7 +287,7 @@ impl Front {
 
     /// The namespace that our API server never lets go, and a real one does: what is in it goes, and it is not told of
     /// until it is written again.
-    async fn system_namespace(&self, method: &Method) -> Result<Option<Response>> {
+    async fn system_namespace(&self, method: &Method, lists: bool) -> Result<Option<Response>> {
         if *method == Method::DELETE {
             let (parameters, all) = (DeleteParams::default(), ListParams::default());
             let behind = || self.behind.clone();
@@ -302,6 +304,11 @@ impl Front {
             (true, &Method::DELETE) => Some(
                 Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })).into_response(),
             ),
+            (true, _) if lists => {
+                let list =
+                    json!({ "kind": "NamespaceList", "apiVersion": "v1", "metadata": {}, "items": [] });
+                Some(Json(list).into_response())
+            }
             (true, _) => Some(failure(StatusCode::NOT_FOUND, "NotFound", "the namespace is not there")),
             (false, _) => None,
         })

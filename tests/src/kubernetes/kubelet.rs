@@ -177,7 +177,7 @@ impl Kubelet {
         let mut binds = Vec::new();
         for mount in &container.volume_mounts {
             let from = self.volume(&pod, spec.volume(&mount.name)?).await?;
-            binds.push(Bind { from, to: mount.mount_path.clone(), read_only: mount.read_only });
+            binds.push(Bind { from, to: mount.path.clone(), read_only: mount.read_only });
         }
         let address = self.front.address();
         let mut environment = vec![

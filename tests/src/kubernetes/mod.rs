@@ -3,7 +3,7 @@
 //! [`front`] stands before the API server: it knows service accounts by their tokens, allows what the RBAC rules that were
 //! applied allow ([`rules`]), and keeps the kinds that the API server has none of ([`shelf`]). [`kubelet`] starts what a pod
 //! template says on a node, in a [`sandbox`] made of what the template names and of nothing else, and
-//! [`workloads`] has one of it on each node of a DaemonSet, as many as a Deployment says.
+//! [`workloads`] has one of it on each node of a `DaemonSet`, as many as a Deployment says.
 //!
 //! Whatever a pod template has that is not played here is refused ([`template`]): manifests are true, or they do not start.
 

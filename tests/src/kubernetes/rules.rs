@@ -1,6 +1,6 @@
 //! What RBAC allows: the rules of the roles that a service account is bound to, each with the verbs of it that were used.
 //!
-//! As kube-apiserver reads them (plugin/pkg/auth/authorizer/rbac): rules only add, a RoleBinding holds in its
+//! As kube-apiserver reads them (plugin/pkg/auth/authorizer/rbac): rules only add, a `RoleBinding` holds in its
 //! namespace, and `resourceNames` do not match a request that names no object.
 
 use std::{collections::BTreeSet, fmt};

@@ -167,7 +167,8 @@ pub struct Capabilities {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mount {
     pub name: String,
-    pub mount_path: String,
+    #[serde(rename = "mountPath")]
+    pub path: String,
     #[serde(default)]
     pub read_only: bool,
 }

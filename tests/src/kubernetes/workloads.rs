@@ -1,8 +1,8 @@
-//! The controllers of DaemonSets and Deployments, with the endless loops of kubelets: what is applied runs, what is applied
+//! The controllers of `DaemonSets` and Deployments, with the endless loops of kubelets: what is applied runs, what is applied
 //! anew is replaced pod by pod, what is deleted ends.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -59,12 +59,12 @@ struct Place {
 /// Sees to all workloads of a cluster, for ever.
 pub async fn run(front: Arc<Front>, kubelets: Arc<[Arc<Kubelet>]>) {
     let mut changes = front.shelf().changes();
-    let mut known = BTreeMap::new();
+    let mut known = BTreeSet::new();
     loop {
         for kind in ["DaemonSet", "Deployment"] {
             for object in front.shelf().all(kind) {
                 let uid = text(&object["metadata"]["uid"]);
-                if known.insert(uid, ()).is_none() {
+                if known.insert(uid) {
                     tend_all(&front, &kubelets, kind, &object);
                 }
             }
