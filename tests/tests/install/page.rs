@@ -32,7 +32,7 @@ fn blocks(text: &str) -> VecDeque<(String, String)> {
             }
             (None, line) => {
                 if let Some(title) = line.strip_prefix("## ") {
-                    heading = title.to_owned();
+                    title.clone_into(&mut heading);
                 }
             }
         }

@@ -50,7 +50,8 @@ fn collect(world: &World, given: bool) -> Rights {
     for (place, name) in ACCOUNTS {
         let clusters = if place == Where::Host { std::slice::from_ref(&world.host) } else { &world.members };
         let account = (SYSTEM_NAMESPACE.to_owned(), name.to_owned());
-        for front in clusters.iter().map(|cluster| cluster.front()) {
+        for cluster in clusters {
+            let front = cluster.front();
             let found = if given { front.given(&account) } else { front.used(&account) };
             rights.extend(found.iter().map(|permission| (place, permission.to_string())));
         }

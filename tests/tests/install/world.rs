@@ -126,7 +126,7 @@ fn repository() -> &'static Path {
 /// The programs on all interfaces of this network namespace.
 fn programs() -> Result<Vec<String>> {
     let mut attached = Vec::new();
-    for interface in if_nameindex()?.iter() {
+    for interface in &if_nameindex()? {
         let name = interface.name().to_str()?.to_owned();
         for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
             let (_, programs) = SchedClassifier::query_tcx(&name, hook)
