@@ -10,5 +10,6 @@ pub mod demo;
 pub mod failover;
 pub mod federation;
 pub mod figures;
+pub mod kubernetes;
 pub mod lab;
 mod table;

@@ -39,7 +39,7 @@ enum How {
 }
 
 /// Debian packages, by the program that shows whether they are needed.
-const PROGRAMS: [(&str, &[&str], &str); 13] = [
+const PROGRAMS: [(&str, &[&str], &str); 14] = [
     ("cc", &["gcc", "libc6-dev"], "Rust links with it"),
     ("ip", &["iproute2"], "makes the lab's network namespaces"),
     ("ethtool", &["ethtool"], "sets up the lab's links"),
@@ -52,6 +52,7 @@ const PROGRAMS: [(&str, &[&str], &str); 13] = [
     ("musl-gcc", &["musl-tools"], "links a resolver that is not glibc's"),
     ("nft", &["nftables"], "is what the benchmark compares with"),
     ("curl", &["curl"], "asks the demo's service as a client would"),
+    ("bwrap", &["bubblewrap"], "runs containers as manifests describe them"),
     ("kubectl", &["kubernetes-client"], "talks to the Federation API"),
 ];
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 
 use super::show;
-use crate::{dataplane, network, node};
+use crate::{dataplane, network, node, shutdown};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -21,10 +21,15 @@ pub struct Args {
     /// Remove the agent's files in the state folder as well: the last known federation, where the node stands
     #[arg(long)]
     remove_state: bool,
+
+    /// Stay after that, until told to end, as what runs on every node of a cluster has to
+    #[arg(long)]
+    stay: bool,
 }
 
 /// Takes programs off their interfaces, drops maps, and takes the addresses from `lo` that agents have added.
 pub(super) async fn run(args: Args) -> Result<()> {
+    let shutdown = shutdown::requested()?;
     if let Some(holder) = node::running(&args.state_dir)? {
         bail!(
             "this node's agent runs (process {holder}) and would go on with what is taken from it: end it first, as by \
@@ -42,5 +47,9 @@ pub(super) async fn run(args: Args) -> Result<()> {
         let files = node::forget(&args.state_dir)?;
         writeln!(said, "{files} files are removed from {}", args.state_dir.display())?;
     }
-    show::print(&said)
+    show::print(&said)?;
+    if args.stay {
+        shutdown.await;
+    }
+    Ok(())
 }

@@ -235,11 +235,15 @@ pub fn forget(state_dir: &Path) -> Result<usize> {
             Err(error) => return Err(error).with_context(|| format!("remove {}", path.display())),
         }
     }
+    // What is mounted in a container stays, whose root may be read-only as well.
+    let stays = [
+        ErrorKind::NotFound,
+        ErrorKind::DirectoryNotEmpty,
+        ErrorKind::ResourceBusy,
+        ErrorKind::ReadOnlyFilesystem,
+    ];
     match fs::remove_dir(state_dir) {
-        Err(error)
-            if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty, ErrorKind::ResourceBusy]
-                .contains(&error.kind()) =>
-        {
+        Err(error) if !stays.contains(&error.kind()) => {
             Err(error).with_context(|| format!("remove {}", state_dir.display()))
         }
         _ => Ok(removed),

@@ -53,7 +53,7 @@ struct State {
 }
 
 impl Member {
-    pub(super) async fn start(lab: &Lab, cluster: Cluster) -> Result<Self> {
+    pub(crate) async fn start(lab: &Lab, cluster: Cluster) -> Result<Self> {
         let host = cluster.control_plane();
         let kubeconfigs = start_api_server(lab, host, cluster.name()).await?;
         let api = login(host.namespace(), &kubeconfigs.administrator).await?;
@@ -209,7 +209,7 @@ impl Member {
         Ok(())
     }
 
-    pub(super) async fn make_namespace(&self, name: &str) -> Result<()> {
+    pub async fn make_namespace(&self, name: &str) -> Result<()> {
         make_namespace(self.api(), name).await
     }
 

@@ -45,7 +45,7 @@ pub use lease::LabId;
 pub use namespace::{FOLDER as NETNS_FOLDER, Namespace};
 pub use node::Node;
 pub use pod::Pod;
-pub use process::{Process, program};
+pub use process::{MARK, Process, program};
 pub use service_account::ServiceAccount;
 pub use sweep::{Found, Owner, Remains, labs, remains, remove};
 pub use wait::eventually;
@@ -163,6 +163,11 @@ impl Lab {
         probe: impl AsyncFnMut() -> Result<T>,
     ) -> Result<T> {
         eventually(what, deadline, probe).await.map_err(|error| error.context(self.core.logs()))
+    }
+
+    /// What its processes said last, for a person who has to find out what went wrong.
+    pub fn logs(&self) -> String {
+        self.core.logs()
     }
 
     /// Leaves everything running when this value is dropped, until `cargo xtask down`.
