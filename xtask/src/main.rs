@@ -6,6 +6,7 @@ mod setup;
 mod step;
 mod suites;
 mod toolchain;
+mod validator;
 
 use std::{path::PathBuf, process::ExitCode};
 
