@@ -2,7 +2,8 @@
 //! the OCI image layout around both. The same commit gives the same bytes in whatever folder it is built.
 //!
 //! [`origin`] says what the image is made from, [`program`] builds, [`bill`] lists what went in. [`root`] lays out the
-//! image's files, [`layout`] wraps them up as tools expect, and [`verify`] does all of it twice.
+//! image's files, where `trial` starts the program; [`layout`] wraps them up as tools expect, and [`verify`] does all of
+//! it twice.
 
 pub mod bill;
 pub mod layout;
@@ -10,6 +11,7 @@ pub mod origin;
 pub mod program;
 pub mod root;
 mod tree;
+mod trial;
 pub mod verify;
 
 use std::{
@@ -33,6 +35,8 @@ pub fn build(sources: &Sources) -> Result<(Image, Contents)> {
     let program = program::build(sources)?;
     let bill = bill::draw_up(sources, &origin, &program)?;
     let contents = Contents { program, bill };
+    let folder = tempfile::tempdir().context("make a folder")?;
+    trial::start(&contents, &origin, folder.path())?;
     let image = Image::pack(&contents, &origin)?;
     Ok((image, contents))
 }
