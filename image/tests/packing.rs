@@ -27,7 +27,9 @@ fn origin() -> Origin {
 }
 
 fn contents() -> Contents {
-    let program = fs::read(env!("CARGO_BIN_EXE_image")).expect("a program");
+    let mut program = fs::read(env!("CARGO_BIN_EXE_image")).expect("a program");
+    // Its beginning will do: nothing here starts it, and compressing all of it takes a while.
+    program.truncate(4 << 20);
     Contents { program, bill: b"{}\n".to_vec() }
 }
 
