@@ -46,9 +46,11 @@ fn read(line: &str) -> Option<(usize, Crate, String)> {
     Some((depth, Crate { name: name.to_owned(), version: version.to_owned() }, expression(license)))
 }
 
-/// An SPDX expression: older manifests write a slash for "or".
+/// An SPDX expression: older manifests write a slash for "or". "Or later" is in the text of the MPL itself (10.2), and
+/// validators know no licence of that name.
 fn expression(license: &str) -> String {
-    let choices: Vec<_> = license.split('/').map(str::trim).collect();
+    let choices: Vec<_> =
+        license.split('/').map(|choice| choice.trim().replace("MPL-2.0+", "MPL-2.0")).collect();
     let expression = choices.join(" OR ");
     if expression.is_empty() { "NOASSERTION".to_owned() } else { expression }
 }
@@ -82,19 +84,22 @@ mod tests {
                        2itoa v1.0.19\tMIT OR Apache-2.0\n\
                        1axum v0.8.9\tMIT\n\
                        2http v1.5.0\tMIT/Apache-2.0 (*)\n\
-                       1nameless v0.1.0\t\n";
+                       1nameless v0.1.0\t\n\
+                       1roots v0.9.0\tMPL-2.0+\n";
         tree.read(listing).expect("a listing");
         let (agent, http) = (id("agent", "0.1.0"), id("http", "1.5.0"));
         let edges = [
             (agent.clone(), id("axum", "0.8.9")),
             (agent.clone(), http.clone()),
-            (agent, id("nameless", "0.1.0")),
+            (agent.clone(), id("nameless", "0.1.0")),
+            (agent, id("roots", "0.9.0")),
             (id("axum", "0.8.9"), http.clone()),
             (http.clone(), id("itoa", "1.0.19")),
         ];
         assert_eq!(tree.edges, BTreeSet::from(edges));
         assert_eq!(tree.licenses[&http], "MIT OR Apache-2.0");
         assert_eq!(tree.licenses[&id("nameless", "0.1.0")], "NOASSERTION");
+        assert_eq!(tree.licenses[&id("roots", "0.9.0")], "MPL-2.0");
         assert!(tree.read("warning: something").is_err());
     }
 
