@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use federation_tests::lab::program;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -21,8 +20,8 @@ pub enum Kubectl {
 
 /// The environment in which setup installs what checks manifests.
 pub fn tools() -> Result<PathBuf> {
-    let program = program("federation-agent")?;
-    let target = program.ancestors().nth(2).context("target/<profile>/federation-agent")?;
+    let own = std::env::current_exe().context("find the running program")?;
+    let target = own.ancestors().nth(3).context("target/<profile>/deps/<test>")?;
     let tools = target.join("tools/python/bin");
     ensure!(tools.is_dir(), "{} is missing: `cargo xtask setup` makes it", tools.display());
     Ok(tools)
