@@ -88,8 +88,91 @@ spec:
 
 const TOLD: &str = "kubectl create secret generic told --from-literal=cluster=europe-west1-d";
 
-fn sound() -> String {
-    SOUND.replace("VERSION", env!("CARGO_PKG_VERSION"))
+/// One thing of the sound objects, what becomes of it, and how the complaint begins.
+const MISTAKES: [(&str, &str, &str); 18] = [
+    (
+        "resources: [services]",
+        "resources: [servics]",
+        "ClusterRole role: there is no \"servics\" in the group \"\"",
+    ),
+    ("resources: [services]", "resources: ['*']", "ClusterRole role: there is no \"*\" in the group \"\""),
+    (
+        "[clusters/status]",
+        "[clusters/scale]",
+        "ClusterRole role: there is no \"clusters/scale\" in the group \"federation.dev\"",
+    ),
+    ("verbs: [get]", "verbs: ['*']", "ClusterRole role: the verb \"*\" is none of"),
+    (
+        "kind: ClusterRole, name: role",
+        "kind: ClusterRole, name: rule",
+        "ClusterRoleBinding binding: there is no ClusterRole \"rule\"",
+    ),
+    (
+        "name: account, namespace: somewhere }\n---\napiVersion: v1\nkind: ConfigMap",
+        "name: account, namespace: elsewhere }\n---\napiVersion: v1\nkind: ConfigMap",
+        "ClusterRoleBinding binding: there is no ServiceAccount \"account\"",
+    ),
+    (
+        "service-account.name: account",
+        "service-account.name: other",
+        "Secret token: there is no ServiceAccount \"other\"",
+    ),
+    (
+        "minAvailable: 1, selector: { matchLabels: { app: agent } }",
+        "minAvailable: 1, selector: { matchLabels: { app: agnt } }",
+        "PodDisruptionBudget budget: it selects no pod",
+    ),
+    (
+        "serviceAccountName: account",
+        "serviceAccountName: nobody",
+        "Deployment workload: there is no ServiceAccount \"nobody\"",
+    ),
+    (
+        "priorityClassName: system-node-critical",
+        "priorityClassName: urgent",
+        "Deployment workload: there is no PriorityClass \"urgent\"",
+    ),
+    (
+        "image: federation-agent:VERSION",
+        "image: federation-agent",
+        "Deployment workload: the image is \"federation-agent\", not",
+    ),
+    (
+        "{ name: http, containerPort: 8080 }",
+        "{ containerPort: 8080 }",
+        "Deployment workload: port 8080 has no name",
+    ),
+    (
+        "args: [node]",
+        "args: [nodes]",
+        "Deployment workload: [\"/federation-agent\", \"nodes\"] cannot be started: error: unrecognized subcommand",
+    ),
+    (
+        "[/federation-agent, status]",
+        "[/federation-agent, health]",
+        "Deployment workload: [\"/federation-agent\", \"health\"] cannot be started",
+    ),
+    (
+        "[/federation-agent, status]",
+        "[/bin/sh, status]",
+        "Deployment workload: [\"/bin/sh\", \"status\"] starts something else",
+    ),
+    (
+        "name: FEDERATION_CLUSTER",
+        "name: FEDERATION_CLUSTR",
+        "Deployment workload: agent does not read FEDERATION_CLUSTR",
+    ),
+    (
+        "configMapRef: { name: settings }",
+        "configMapRef: { name: setting }",
+        "Deployment workload: there is no ConfigMap \"setting\"",
+    ),
+    ("FEDERATION_NAME:", "FEDERATION_NAM:", "ConfigMap settings: nobody reads FEDERATION_NAM"),
+];
+
+/// As they are for this version.
+fn of_this_version(text: &str) -> String {
+    text.replace("VERSION", env!("CARGO_PKG_VERSION"))
 }
 
 /// The objects of a text, rendered as those below `deploy` are.
@@ -103,15 +186,14 @@ fn rendered(text: &str) -> Result<Vec<Value>> {
 /// The sound objects with one thing changed.
 #[track_caller]
 fn changed(from: &str, to: &str) -> String {
-    let sound = sound();
-    assert_eq!(sound.matches(from).count(), 1, "{from:?} is what is changed");
-    sound.replace(from, to)
+    assert_eq!(SOUND.matches(from).count(), 1, "{from:?} is what is changed");
+    of_this_version(&SOUND.replace(from, to))
 }
 
 #[test]
 fn a_field_of_the_wrong_name_or_type_is_refused_in_every_version() -> Result<()> {
     let definitions = render::definitions(&workspace().join("deploy/crds"))?;
-    assert_eq!(violations(OLDEST, &rendered(&sound())?, &definitions)?, Vec::<String>::new());
+    assert_eq!(violations(OLDEST, &rendered(&of_this_version(SOUND))?, &definitions)?, Vec::<String>::new());
     for (from, to, complaint, times) in [
         ("serviceAccountName:", "serviceAccount-Name:", "'serviceAccount-Name' was unexpected", 12),
         ("containerPort: 8080", "containerPort: http", "'http' is not of type 'integer'", 12),
@@ -136,100 +218,15 @@ fn what_refers_to_nothing_or_cannot_be_started_is_refused() -> Result<()> {
         objects.extend(definitions.clone());
         judge(&objects, told, &agent)
     };
-    assert_eq!(judged(&sound(), TOLD)?, Vec::<String>::new());
+    assert_eq!(judged(&of_this_version(SOUND), TOLD)?, Vec::<String>::new());
     assert_eq!(
-        judged(&sound(), "")?,
+        judged(&of_this_version(SOUND), "")?,
         [
             "Deployment workload: there is no Secret \"told\", and nobody is told to make it",
             "Deployment workload: there is no Secret \"told\", and nobody is told to make it",
         ]
     );
-    let version = env!("CARGO_PKG_VERSION");
-    let tagged = format!("image: federation-agent:{version}");
-    for (from, to, complaint) in [
-        (
-            "resources: [services]",
-            "resources: [servics]",
-            "ClusterRole role: there is no \"servics\" in the group \"\"",
-        ),
-        (
-            "resources: [services]",
-            "resources: ['*']",
-            "ClusterRole role: there is no \"*\" in the group \"\"",
-        ),
-        (
-            "[clusters/status]",
-            "[clusters/scale]",
-            "ClusterRole role: there is no \"clusters/scale\" in the group \"federation.dev\"",
-        ),
-        ("verbs: [get]", "verbs: ['*']", "ClusterRole role: the verb \"*\" is none of"),
-        (
-            "kind: ClusterRole, name: role",
-            "kind: ClusterRole, name: rule",
-            "ClusterRoleBinding binding: there is no ClusterRole \"rule\"",
-        ),
-        (
-            "name: account, namespace: somewhere }\n---\napiVersion: v1\nkind: ConfigMap",
-            "name: account, namespace: elsewhere }\n---\napiVersion: v1\nkind: ConfigMap",
-            "ClusterRoleBinding binding: there is no ServiceAccount \"account\"",
-        ),
-        (
-            "service-account.name: account",
-            "service-account.name: other",
-            "Secret token: there is no ServiceAccount \"other\"",
-        ),
-        (
-            "minAvailable: 1, selector: { matchLabels: { app: agent } }",
-            "minAvailable: 1, selector: { matchLabels: { app: agnt } }",
-            "PodDisruptionBudget budget: it selects no pod",
-        ),
-        (
-            "serviceAccountName: account",
-            "serviceAccountName: nobody",
-            "Deployment workload: there is no ServiceAccount \"nobody\"",
-        ),
-        (
-            "priorityClassName: system-node-critical",
-            "priorityClassName: urgent",
-            "Deployment workload: there is no PriorityClass \"urgent\"",
-        ),
-        (
-            tagged.as_str(),
-            "image: federation-agent",
-            "Deployment workload: the image is \"federation-agent\", not",
-        ),
-        (
-            "{ name: http, containerPort: 8080 }",
-            "{ containerPort: 8080 }",
-            "Deployment workload: port 8080 has no name",
-        ),
-        (
-            "args: [node]",
-            "args: [nodes]",
-            "Deployment workload: [\"/federation-agent\", \"nodes\"] cannot be started: error: unrecognized subcommand",
-        ),
-        (
-            "[/federation-agent, status]",
-            "[/federation-agent, health]",
-            "Deployment workload: [\"/federation-agent\", \"health\"] cannot be started",
-        ),
-        (
-            "[/federation-agent, status]",
-            "[/bin/sh, status]",
-            "Deployment workload: [\"/bin/sh\", \"status\"] starts something else",
-        ),
-        (
-            "name: FEDERATION_CLUSTER",
-            "name: FEDERATION_CLUSTR",
-            "Deployment workload: agent does not read FEDERATION_CLUSTR",
-        ),
-        (
-            "configMapRef: { name: settings }",
-            "configMapRef: { name: setting }",
-            "Deployment workload: there is no ConfigMap \"setting\"",
-        ),
-        ("FEDERATION_NAME:", "FEDERATION_NAM:", "ConfigMap settings: nobody reads FEDERATION_NAM"),
-    ] {
+    for (from, to, complaint) in MISTAKES {
         let found = judged(&changed(from, to), TOLD)?;
         let about = found.iter().filter(|found| found.starts_with(complaint)).count();
         assert!(about >= 1, "{from:?} became {to:?}: {found:#?}");

@@ -33,7 +33,7 @@ struct Judge<'a> {
     shelf: &'a Shelf<'a>,
     agent: &'a Path,
     found: Vec<String>,
-    /// For each ConfigMap and key that is given to programs as environment: whether one of them reads it.
+    /// For each `ConfigMap` and key that is given to programs as environment: whether one of them reads it.
     settings: BTreeMap<(String, String), bool>,
 }
 
