@@ -1,5 +1,5 @@
 //! The container image of the agent, made without a container engine: one static program, its bill of materials, and
-//! the OCI image layout around both. The same commit gives the same bytes in whatever folder it is built.
+//! the OCI image layout around both. Nothing of the time and the folder of a build is in it.
 //!
 //! [`origin`] says what the image is made from, [`program`] builds, [`bill`] lists what went in. [`root`] lays out the
 //! image's files, where `trial` starts the program; [`layout`] wraps them up as tools expect, and [`verify`] does all of
