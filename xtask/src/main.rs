@@ -6,6 +6,7 @@ mod setup;
 mod step;
 mod suites;
 mod toolchain;
+mod validator;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -58,6 +59,15 @@ enum Command {
         /// How often each scenario is run; 20 times unless told otherwise
         #[arg(long, value_name = "N")]
         runs: Option<u16>,
+    },
+    /// Build the container image: one static program, as an OCI image layout and an archive of it; takes many minutes
+    Image {
+        /// Write it into this folder; target/image unless told otherwise
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Build the commit a second time in another folder, and see that it gives the same bytes
+        #[arg(long)]
+        verify: bool,
     },
     /// Write the definitions of the federation's kinds to deploy/crds
     Crds,
@@ -118,6 +128,7 @@ fn run(command: Command) -> Result<()> {
             }
             programs::become_program(failover)
         }
+        Command::Image { output, verify } => image(output, verify),
         Command::Crds => {
             setup::run(Scope::Run)?;
             programs::build()?;
@@ -133,4 +144,17 @@ fn prepared(name: &str) -> Result<std::process::Command> {
     setup::run(Scope::Run)?;
     programs::build()?;
     Ok(programs::ours(name))
+}
+
+/// The container image, built by a program of its own: xtask itself is compiled before anything is there.
+fn image(output: Option<PathBuf>, verify: bool) -> Result<()> {
+    setup::run(Scope::Run)?;
+    programs::run(programs::cargo().args(["build", "--package", "federation-image", "--bins"]))?;
+    let mut image = programs::ours("image");
+    // The second clone has no tools of its own.
+    programs::add_to_path(&mut image, toolchain::folder().join("bin"))?;
+    image.arg("--sources").arg(machine::workspace()).arg("--target").arg(machine::target());
+    image.arg("--output").arg(output.unwrap_or_else(|| machine::target().join("image")));
+    image.args(verify.then_some("--verify"));
+    programs::become_program(image)
 }

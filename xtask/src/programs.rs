@@ -1,6 +1,6 @@
 //! Our own programs: building them, starting them, and removing the labs that they left.
 
-use std::{env, fs, io::ErrorKind, os::unix::process::CommandExt as _, process::Command};
+use std::{env, fs, io::ErrorKind, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -35,6 +35,14 @@ pub fn build() -> Result<()> {
 /// One of our programs, built before.
 pub fn ours(name: &str) -> Command {
     Command::new(machine::target().join("debug").join(name))
+}
+
+/// Lets a command find the programs of one more folder.
+pub fn add_to_path(command: &mut Command, folder: PathBuf) -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(env::split_paths(&path).chain([folder])).context("extend PATH")?;
+    command.env("PATH", path);
+    Ok(())
 }
 
 /// Turns into `command`: it gets our terminal and our Ctrl-C.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{machine, programs::cargo, step, toolchain};
+use crate::{machine, programs::cargo, step, toolchain, validator};
 
 /// How much is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,7 @@ enum How {
     LinkerLibrary,
     Nextest,
     Components,
+    Validator,
     BpfFilesystem,
 }
 
@@ -54,6 +55,12 @@ const PROGRAMS: [(&str, &[&str], &str); 14] = [
     ("curl", &["curl"], "asks the demo's service as a client would"),
     ("bwrap", &["bubblewrap"], "runs containers as manifests describe them"),
     ("kubectl", &["kubernetes-client"], "talks to the Federation API"),
+];
+
+/// What only tests start.
+const TEST_PROGRAMS: [(&str, &[&str], &str); 2] = [
+    ("skopeo", &["skopeo"], "reads the container image as registries do"),
+    ("umoci", &["umoci"], "unpacks the container image"),
 ];
 
 /// Of these packages the programs are wanted: Debian would start them as services of the machine.
@@ -96,7 +103,8 @@ pub fn run(scope: Scope) -> Result<()> {
 
 fn find_missing(scope: Scope) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
-    for (program, packages, why) in PROGRAMS {
+    let test_programs = if scope >= Scope::Test { TEST_PROGRAMS.as_slice() } else { &[] };
+    for (program, packages, why) in PROGRAMS.iter().chain(test_programs) {
         if !machine::has(program) {
             missing.push(from_debian(packages, why));
         }
@@ -129,6 +137,17 @@ fn find_missing(scope: Scope) -> Result<Vec<Missing>> {
             );
             let why = "runs each test in a process of its own; this takes some minutes";
             missing.push(Missing { what, why, how: How::Nextest });
+        }
+        if !validator::can_be_made() {
+            missing.push(from_debian(&["python3-venv"], "checks of manifests are written in Python"));
+        }
+        if !validator::is_there() {
+            let what = format!(
+                "{} (from Python's registry, into {})",
+                validator::wanted().join(" "),
+                validator::folder().display()
+            );
+            missing.push(Missing { what, why: "check the manifests", how: How::Validator });
         }
         if !["fmt", "clippy"].iter().all(|tool| machine::ask("cargo", &[tool, "--version"]).is_some()) {
             let what = "rustfmt and clippy (from rustup)".to_owned();
@@ -176,6 +195,7 @@ fn install(missing: &[Missing]) -> Result<()> {
                 Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]),
                 "rustfmt and clippy could not be added: add them to your Rust toolchain",
             )?,
+            How::Validator => validator::install()?,
             How::BpfFilesystem => step::run(
                 "mount the BPF file system",
                 Command::new("mount").args(["-t", "bpf", "bpf", BPF_FILESYSTEM]),
