@@ -117,6 +117,18 @@ fn a_cluster_prints_its_own_columns() {
 }
 
 #[test]
+fn an_export_is_its_name() {
+    let server = Server::start();
+    for version in ["v1alpha1", "v1beta1"] {
+        let export = format!(
+            "{{ apiVersion: multicluster.x-k8s.io/{version}, kind: ServiceExport, metadata: {{ name: {version} }} }}"
+        );
+        let created = run(&server, "create --namespace default -f -", &export);
+        assert_eq!(created, format!("serviceexport.multicluster.x-k8s.io/{version} created"));
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_as_by_any_cluster() {
     let server = Server::start();
     assert_eq!(

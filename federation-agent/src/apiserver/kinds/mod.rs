@@ -6,7 +6,8 @@ mod admission;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::Value;
 
 pub use admission::{Admission, Admit, Refusal, admit};
 
@@ -310,7 +311,7 @@ pub static SERVICE_EXPORT: Kind = Kind {
     generation: true,
     update: Update::Conditional,
     admit: admit::<ServiceExport>,
-    schema: SchemaGenerator::subschema_for::<ServiceExport>,
+    schema: without_required_spec::<ServiceExport>,
     columns: table::custom::<ServiceExport>,
     ..BASE
 };
@@ -365,6 +366,21 @@ pub static KINDS: [&Kind; 13] = [
     &SERVICE_IMPORT,
     &CLUSTER_PROPERTY,
 ];
+
+/// The schema of a kind whose `spec` may be left out, as its definition has it too.
+fn without_required_spec<K: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let reference = generator.subschema_for::<K>();
+    if let Some(schema) =
+        generator.definitions_mut().get_mut(&*K::schema_name()).and_then(Value::as_object_mut)
+        && let Some(Value::Array(names)) = schema.get_mut("required")
+    {
+        names.retain(|name| name != "spec");
+        if names.is_empty() {
+            schema.remove("required");
+        }
+    }
+    reference
+}
 
 #[cfg(test)]
 mod tests {
