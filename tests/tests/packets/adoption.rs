@@ -75,7 +75,9 @@ fn nothing_pinned_is_said_so() {
 fn programs_stay_small_for_the_verifier() {
     let node = Node::fresh(&[]);
     let counts = node.data_plane().verified_instructions().unwrap();
-    assert_eq!(counts.len(), PROGRAMS.len());
+    for program in PROGRAMS {
+        assert!(counts.iter().any(|(counted, _)| counted == program), "{program} is not counted");
+    }
     for (program, count) in &counts {
         println!("{program}: {count} instructions verified");
     }
