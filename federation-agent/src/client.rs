@@ -29,10 +29,11 @@ impl Login {
         kubeconfig.map_or(Self::ServiceAccount, |path| Self::Kubeconfig(path.to_owned()))
     }
 
-    /// The service account, where this runs in a pod that has one.
-    pub fn of_pod() -> Option<Self> {
-        let is_there = env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists();
-        is_there.then_some(Self::ServiceAccount)
+    /// At the API of the cluster that this runs in: with the file that was given, else with the service account, where this
+    /// is a pod that has one.
+    pub fn at_own_cluster(kubeconfig: Option<&Path>) -> Option<Self> {
+        let is_pod = || env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists();
+        (kubeconfig.is_some() || is_pod()).then(|| Self::by(kubeconfig))
     }
 
     /// How a client is configured.

@@ -2,7 +2,7 @@
 //!
 //! What can come by itself is waited for, and the sentence about it is what `probe ready` prints.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use kube::Client;
@@ -132,11 +132,6 @@ fn place(args: &Args, cluster: &Cluster, labels: Option<&Labels>) -> Result<Plac
 /// The zones of a cluster, for a sentence.
 pub(super) fn listed(cluster: &Cluster) -> String {
     cluster.zones.iter().map(Zone::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// Where to look for the node's own cluster.
-pub(super) fn own_api(node_kubeconfig: Option<&PathBuf>) -> Option<Login> {
-    node_kubeconfig.map(|path| Login::Kubeconfig(path.clone())).or_else(Login::of_pod)
 }
 
 #[cfg(test)]

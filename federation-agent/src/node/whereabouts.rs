@@ -18,7 +18,7 @@ use tracing::warn;
 use super::{
     Args,
     readiness::Readiness,
-    start::{AGAIN, listed, own_api},
+    start::{AGAIN, listed},
 };
 use crate::{
     client::{Login, chain},
@@ -59,7 +59,7 @@ pub(super) async fn learn(args: &Args, readiness: &Readiness) -> Result<Option<L
     if args.zone.is_some() {
         return Ok(None);
     }
-    let Some(login) = own_api(args.node_kubeconfig.as_ref()) else { return Ok(None) };
+    let Some(login) = Login::at_own_cluster(args.node_kubeconfig.as_deref()) else { return Ok(None) };
     let path = args.state_dir.join(FILE);
     let node = args.node_name.as_str();
     loop {

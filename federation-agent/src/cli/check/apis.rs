@@ -125,11 +125,8 @@ fn registration<'a>(
 /// What this node's own cluster says of it, with its name; or why nobody is asked.
 async fn labels(args: &Args) -> Result<(String, Result<Labels, Missing>), &'static str> {
     let node = args.node_name.clone().ok_or("no --node-name is given")?;
-    let login = match &args.node_kubeconfig {
-        Some(path) => Login::Kubeconfig(path.clone()),
-        None => Login::of_pod()
-            .ok_or("this is no pod with a service account, and no --node-kubeconfig is given")?,
-    };
+    let login = Login::at_own_cluster(args.node_kubeconfig.as_deref())
+        .ok_or("this is no pod with a service account, and no --node-kubeconfig is given")?;
     let labels = whereabouts::labels(&login, &node).await;
     Ok((node, labels))
 }
