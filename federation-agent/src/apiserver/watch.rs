@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
 use futures::stream;
+use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
@@ -81,7 +81,11 @@ pub fn stream(
             snapshot.revision
         }
     };
-    let subscription = store.subscribe(kind, start).map_err(expired)?;
+    let subscription = match store.subscribe(kind, start) {
+        Ok(subscription) => subscription,
+        // As an event, like kube-apiserver's: clients list again after it, and only repeat a request that is refused.
+        Err(compacted) => return Ok(stream::iter([Ok(ended_by(compacted))]).left_stream()),
+    };
     let timeout = match parameters.timeout_seconds {
         0 => SHORTEST_DEFAULT.mul_f64(1.0 + rand::random::<f64>()),
         seconds => Duration::from_secs(seconds),
@@ -93,7 +97,9 @@ pub fn stream(
     });
     let deadline = Instant::now() + timeout;
     let watch = Watch { scope, encoder, subscription, pending, bookmarks, deadline, is_over: false };
-    Ok(stream::unfold(watch, |mut watch| async move { watch.next().await.map(|event| (Ok(event), watch)) }))
+    let events =
+        stream::unfold(watch, |mut watch| async move { watch.next().await.map(|event| (Ok(event), watch)) });
+    Ok(events.right_stream())
 }
 
 pub fn expired(compacted: Compacted) -> ApiError {
@@ -182,6 +188,10 @@ impl Encoder {
     }
 }
 
+fn ended_by(compacted: Compacted) -> Bytes {
+    line(&json!({ "type": "ERROR", "object": expired(compacted).status() }))
+}
+
 fn line(event: &Value) -> Bytes {
     let mut text = event.to_string();
     text.push('\n');
@@ -222,8 +232,7 @@ impl Watch {
                 }
             }
             Err(compacted) => {
-                let error = json!({ "type": "ERROR", "object": expired(compacted).status() });
-                self.pending.push_back(line(&error));
+                self.pending.push_back(ended_by(compacted));
                 self.is_over = true;
             }
         }

@@ -120,6 +120,9 @@ fn apply_config(
     options: &Options,
 ) -> Result<Written, ApiError> {
     let kind = target.kind;
+    if old.is_none() && target.is_status {
+        return Err(ApiError::not_found(kind, &target.name));
+    }
     if config.get("apiVersion").is_none() || config.get("kind").is_none() {
         return Err(ApiError::bad_request("apiVersion and kind must be set in an apply patch"));
     }
@@ -140,7 +143,6 @@ fn apply_config(
     let ownership = Ownership::Applied(applied.managers);
     let mut written = match old {
         Some(old) => store_changed(transaction, target, old, applied.object, ownership, options)?,
-        None if target.is_status => return Err(ApiError::not_found(kind, &target.name)),
         None => store_new(transaction, target, applied.object, ownership, options)?,
     };
     written.warnings.extend(warnings);

@@ -34,7 +34,7 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use backbone::Backbone;
 use lease::Lease;
@@ -162,7 +162,8 @@ impl Lab {
         deadline: std::time::Duration,
         probe: impl AsyncFnMut() -> Result<T>,
     ) -> Result<T> {
-        eventually(what, deadline, probe).await.map_err(|error| error.context(self.core.logs()))
+        // As one message: a context would stand before the cause, and push it out of sight.
+        eventually(what, deadline, probe).await.map_err(|error| anyhow!("{error:#}\n{}", self.core.logs()))
     }
 
     /// What its processes said last, for a person who has to find out what went wrong.

@@ -299,7 +299,6 @@ async fn an_apply_may_leave_out_what_the_kind_requires() {
             "region": "europe-west1", "zones": ["europe-west1-d"], "networks": ["10.8.0.0/24"],
         },
     });
-    send(&client, Method::POST, CLUSTERS, JSON, &cluster).await.expect(201);
     let part = |part: &str, value: Value| {
         let mut config = json!({
             "apiVersion": "federation.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "europe-west1-d" },
@@ -310,6 +309,9 @@ async fn an_apply_may_leave_out_what_the_kind_requires() {
     let path =
         |subresource: &str| format!("{CLUSTERS}/europe-west1-d{subresource}?fieldManager=one&force=true");
     let status = part("status", json!({ "services": 3 }));
+    // A status alone makes no object, and what is not there lacks nothing.
+    send(&client, Method::PATCH, &path("/status"), APPLY, &status).await.expect(404);
+    send(&client, Method::POST, CLUSTERS, JSON, &cluster).await.expect(201);
     let reported = send(&client, Method::PATCH, &path("/status"), APPLY, &status).await.expect(200);
     assert_eq!(
         (&reported["status"]["services"], &reported["spec"]["region"]),

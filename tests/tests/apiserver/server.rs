@@ -107,10 +107,15 @@ impl Server {
 
     /// With what is in the directory.
     pub fn start_in(directory: TempDir) -> Self {
+        Self::start_at(directory, "127.0.0.1:0")
+    }
+
+    /// At this address, for clients that find it there again.
+    pub fn start_at(directory: TempDir, listen: &str) -> Self {
         for kubeconfig in ["admin.conf", "node.conf"] {
             drop(fs::remove_file(directory.path().join(kubeconfig)));
         }
-        let mut process = command(directory.path(), "127.0.0.1:0").spawn().expect("start the API server");
+        let mut process = command(directory.path(), listen).spawn().expect("start the API server");
         let mut log = BufReader::new(process.stderr.take().expect("piped"));
         let mut said = String::new();
         // It says that it serves after both kubeconfigs are written; its end closes the pipe.

@@ -1,15 +1,17 @@
 //! Watches: what a client sees, and that it misses nothing.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 
-use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
+use futures::stream::BoxStream;
+use futures::{AsyncBufReadExt as _, StreamExt as _};
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::server::{DEADLINE, JSON, MERGE, SERVICES, Server, send, service};
@@ -120,11 +122,16 @@ async fn a_version_that_is_no_longer_known_is_gone() {
     // The history of changes does not outlive the process.
     let server = Server::start_in(server.terminate());
     let client = server.client().await;
-    let path = format!("{SERVICES}?watch=1&resourceVersion={old}");
-    let refusal = send(&client, Method::GET, &path, JSON, &Value::Null).await;
-    assert_eq!((refusal.code, &refusal.body["reason"]), (410, &json!("Expired")), "{}", refusal.body);
-    let future = format!("{SERVICES}?watch=1&resourceVersion=1000000");
-    assert_eq!(send(&client, Method::GET, &future, JSON, &Value::Null).await.code, 410);
+    // Told as an event of a watch that has begun, as kube-apiserver does: a watcher that is refused only asks again.
+    for version in [old.as_str(), "1000000"] {
+        let events = watch(&client, &format!("resourceVersion={version}")).await;
+        let [event] = events.as_slice() else { panic!("{events:?}") };
+        let status = &event["object"];
+        assert_eq!(
+            (&event["type"], &status["kind"], &status["code"], &status["reason"]),
+            (&json!("ERROR"), &json!("Status"), &json!(410), &json!("Expired"))
+        );
+    }
     // kube's client repeats a request that timed out, and that is how this refusal reads: so kubectl asks.
     let refusal = server.kubectl(&["get", "--raw", &format!("{SERVICES}?resourceVersion=1000000")], "");
     let said = String::from_utf8_lossy(&refusal.stderr);
@@ -134,38 +141,83 @@ async fn a_version_that_is_no_longer_known_is_gone() {
     );
 }
 
-#[tokio::test]
-async fn the_kube_watcher_follows_through_a_restart() {
-    let server = Server::start();
-    let configs = [watcher::Config::default(), watcher::Config::default().streaming_lists()];
-    for config in configs {
-        let api: Api<ConfigMap> = Api::namespaced(server.client().await, "default");
-        let mut seen = BTreeMap::new();
-        let mut events = pin!(watcher(api.clone(), config));
-        for round in 0..20 {
-            let name = format!("map-{}", round % 3);
-            let object =
-                json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "round": round.to_string() } });
-            let parameters = PatchParams::apply("test").force();
-            api.patch(&name, &parameters, &Patch::Apply(object)).await.expect("apply");
-        }
-        api.delete("map-1", &DeleteParams::default()).await.expect("delete");
-        let expected: BTreeMap<_, _> = [("map-0", "18"), ("map-2", "17")].into_iter().collect();
-        let settle = async {
-            while let Some(event) = events.try_next().await.expect("an event") {
-                match event {
-                    Event::Apply(map) | Event::InitApply(map) => {
-                        seen.insert(map.name_any(), map.data.expect("data")["round"].clone());
+/// What a watcher of ConfigMaps has seen so far, by name.
+struct Follower<'a> {
+    events: BoxStream<'a, Result<Event<ConfigMap>, watcher::Error>>,
+    seen: BTreeMap<String, String>,
+}
+
+impl Follower<'_> {
+    fn new(api: Api<ConfigMap>, config: watcher::Config) -> Self {
+        Self { events: watcher(api, config).default_backoff().boxed(), seen: BTreeMap::new() }
+    }
+
+    async fn sees(&mut self, expected: &[(&str, &str)]) {
+        let arrives = async {
+            while !self
+                .seen
+                .iter()
+                .map(|(name, round)| (name.as_str(), round.as_str()))
+                .eq(expected.iter().copied())
+            {
+                match self.events.next().await.expect("a watcher never ends") {
+                    Ok(Event::Apply(map) | Event::InitApply(map)) => {
+                        self.seen.insert(map.name_any(), map.data.expect("data")["round"].clone());
                     }
-                    Event::Delete(map) => drop(seen.remove(&map.name_any())),
-                    Event::Init | Event::InitDone => {}
-                }
-                if seen.iter().map(|(name, round)| (name.as_str(), round.as_str())).eq(expected.clone()) {
-                    return;
+                    Ok(Event::Delete(map)) => drop(self.seen.remove(&map.name_any())),
+                    Ok(Event::Init) => self.seen.clear(),
+                    // It goes on by itself, or this never arrives.
+                    Ok(Event::InitDone) | Err(_) => {}
                 }
             }
         };
-        timeout(DEADLINE, settle).await.expect("the watcher arrives at what is stored");
+        let arrived = timeout(DEADLINE, arrives).await;
+        arrived.unwrap_or_else(|_| panic!("the watcher has seen {:?} instead of {expected:?}", self.seen));
+    }
+}
+
+async fn put(api: &Api<ConfigMap>, name: &str, round: u8) {
+    let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "round": round.to_string() } });
+    api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await.expect("apply");
+}
+
+fn ways_to_begin() -> [watcher::Config; 2] {
+    [watcher::Config::default(), watcher::Config::default().streaming_lists()]
+}
+
+#[tokio::test]
+async fn the_kube_watcher_arrives_at_what_is_stored() {
+    let server = Server::start();
+    for config in ways_to_begin() {
+        let api: Api<ConfigMap> = Api::namespaced(server.client().await, "default");
+        let mut follower = Follower::new(api.clone(), config);
+        for round in 0..20 {
+            put(&api, &format!("map-{}", round % 3), round).await;
+        }
+        api.delete("map-1", &DeleteParams::default()).await.expect("delete");
+        follower.sees(&[("map-0", "18"), ("map-2", "17")]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_kube_watcher_follows_through_a_restart() {
+    // An address of this process alone, which nobody else takes meanwhile.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.77.{high}.{low}:6443");
+    let server = Server::start_at(TempDir::new().expect("a directory"), &address);
+    let api: Api<ConfigMap> = Api::namespaced(server.client().await, "default");
+    put(&api, "map-0", 0).await;
+    let mut followers = ways_to_begin().map(|config| Follower::new(api.clone(), config));
+    for follower in &mut followers {
+        follower.sees(&[("map-0", "0")]).await;
+    }
+    // Other kinds go on, so that what the watchers know last is behind where the next process begins.
+    send(&server.client().await, Method::POST, SERVICES, JSON, &service("web")).await.expect(201);
+    let server = Server::start_at(server.kill(), &address);
+    let api: Api<ConfigMap> = Api::namespaced(server.client().await, "default");
+    put(&api, "map-1", 1).await;
+    for follower in &mut followers {
+        follower.sees(&[("map-0", "0"), ("map-1", "1")]).await;
     }
 }
 

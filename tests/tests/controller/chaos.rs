@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use federation_agent::api::FederatedService;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
@@ -285,6 +285,8 @@ fn the_federation_becomes_what_was_asked_for_whatever_is_killed_meanwhile() -> R
         chaos.needs_all().await?;
         let settled =
             world.wait("the federation is what was asked for", async || chaos.is_as_asked().await).await;
-        settled.with_context(|| format!("{SEED}={seed} runs this again:\n  {}", chaos.story.join("\n  ")))
+        settled.map_err(|error| {
+            anyhow!("{SEED}={seed}: {error:#}\nwhat happened:\n  {}", chaos.story.join("\n  "))
+        })
     })
 }
