@@ -155,17 +155,22 @@ impl World {
 
     async fn start_api_server(&self, name: &str, port: u16) -> Result<Arc<Process>> {
         let folder = self.lab.folder().join(name);
-        let kubeconfig = folder.join("admin.conf");
         std::fs::create_dir_all(&folder)?;
-        // It is written once the server answers, so an old one must not be taken for the new one.
-        let _ = std::fs::remove_file(&kubeconfig);
+        let (kubeconfig, written_first) = (folder.join("admin.conf"), folder.join("node.conf"));
+        // Kubeconfigs are written once the server answers, so an old one must not be taken for a new one. The
+        // administrators' stays: a controller that is started meanwhile reads it.
+        let _ = std::fs::remove_file(&written_first);
         let mut command = self.host.namespace().command(program("federation-agent")?);
         command.args(["apiserver", "--context", name, "--listen", &format!("127.0.0.1:{port}")]);
         command.arg("--data-dir").arg(folder.join("data"));
         command.arg("--kubeconfig").arg(&kubeconfig);
-        command.arg("--node-kubeconfig").arg(folder.join("node.conf"));
+        command.arg("--node-kubeconfig").arg(&written_first);
         let process = self.host.spawn(name, command)?;
-        let written = async || kubeconfig.metadata().map(drop).context("no kubeconfig");
+        let written = async || {
+            let all = [&written_first, &kubeconfig].into_iter().all(|path| path.exists());
+            ensure!(all, "no kubeconfigs");
+            Ok(())
+        };
         self.lab.wait_for(format!("the API server of {name} answers"), PATIENCE, written).await?;
         let client = client::from_kubeconfig(&kubeconfig).await?;
         self.clients.lock().expect("no panic").insert(name.to_owned(), client);
