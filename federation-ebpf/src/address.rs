@@ -17,6 +17,9 @@ pub trait Address: Copy + PartialEq + 'static {
     /// The same as an IPv6 address (RFC 4291, section 2.5.5.2).
     fn mapped(self) -> [u8; 16];
 
+    /// Of one that is [`mapped`](Self::mapped).
+    fn unmapped(mapped: [u8; 16]) -> Self;
+
     /// Of one host, as a source must be to be answered: neither unspecified nor multicast nor broadcast.
     fn is_one_host(self) -> bool;
 }
@@ -46,6 +49,11 @@ impl Address for [u8; 4] {
     #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         (0xffff << 32 | u128::from(u32::from_be_bytes(self))).to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn unmapped(mapped: [u8; 16]) -> Self {
+        (u128::from_be_bytes(mapped) as u32).to_be_bytes()
     }
 
     #[inline(always)]
@@ -87,6 +95,11 @@ impl Address for [u8; 16] {
     #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         self
+    }
+
+    #[inline(always)]
+    fn unmapped(mapped: [u8; 16]) -> Self {
+        mapped
     }
 
     #[inline(always)]
@@ -133,6 +146,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_mapped_comes_back(v4: [u8; 4], v6: [u8; 16]) {
+            prop_assert_eq!(std::net::Ipv6Addr::from(v4.mapped()), std::net::Ipv4Addr::from(v4).to_ipv6_mapped());
+            prop_assert_eq!(<[u8; 4]>::unmapped(v4.mapped()), v4);
+            prop_assert_eq!(<[u8; 16]>::unmapped(v6.mapped()), v6);
+        }
+
         #[test]
         fn sums_are_those_of_the_words(address: [u8; 16]) {
             let words = address.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));

@@ -1,6 +1,9 @@
 //! From a connection's addresses and ports to 32 evenly spread bits, and from these to a slot.
 
-use crate::{address::Address, maps::FlowKey};
+use crate::{
+    address::Address,
+    maps::{FlowKey, SocketKey},
+};
 
 /// Folds words into 64 bits by multiplication, the high half into the low.
 #[derive(Clone, Copy)]
@@ -54,6 +57,16 @@ pub fn connection<A: Address>(key: &FlowKey<A>) -> u32 {
 pub fn client<A: Address>(address: A) -> u32 {
     let mut mixer = Mixer::new();
     address.mix(&mut mixer);
+    mixer.finish()
+}
+
+/// Spreads the node's own sockets, of which nothing but their number is known when they are told whom to talk to.
+#[inline(always)]
+pub fn socket(asked: &SocketKey) -> u32 {
+    let mut mixer = Mixer::new();
+    mixer.add(asked.cookie);
+    asked.address.mix(&mut mixer);
+    mixer.add(u64::from(asked.port) << 32 | u64::from(asked.protocol as u32));
     mixer.finish()
 }
 

@@ -19,6 +19,8 @@ pub const BACKENDS: usize = 131_072;
 pub const FLOWS: usize = 1 << 18;
 /// Fragmented datagrams of a family whose ports are remembered.
 pub const FRAGMENTS: usize = 8_192;
+/// Entries of the node's own sockets: one of a socket that has a peer, two for each peer of one that has none.
+pub const SOCKETS: usize = 65_536;
 /// Bytes of the ring of events.
 pub const EVENTS: usize = 1 << 18;
 /// Room for outcomes.
@@ -361,6 +363,52 @@ pub struct Ports {
     pub destination: u16,
 }
 
+/// Key of `SOCKETS`: a socket in the node's own network, and one that it talks to. IPv4 addresses are mapped into IPv6
+/// (RFC 4291, section 2.5.5.2), for a socket of IPv6 may talk to either family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketKey {
+    /// The kernel's number for the socket, the same that `ss --extended` prints after `sk:`, in hexadecimal there.
+    pub cookie: u64,
+    pub address: [u8; 16],
+    pub protocol: Protocol,
+    pub port: u16,
+    pub reserved: u16,
+}
+
+impl SocketKey {
+    #[inline(always)]
+    pub fn new<A: Address>(cookie: u64, address: A, port: u16, protocol: Protocol) -> Self {
+        Self { cookie, address: address.mapped(), protocol, port, reserved: 0 }
+    }
+}
+
+/// Value of `SOCKETS`: whom the socket talks to in truth where the key names a VIP, whom it believes to talk to where the
+/// key names a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketPeer {
+    /// The backend's address or the VIP, mapped as in the key.
+    pub address: [u8; 16],
+    pub backend: u32,
+    pub generation: u32,
+    /// Index into `FRONTEND_COUNTERS`.
+    pub frontend: u32,
+    pub port: u16,
+    pub reserved: u16,
+}
+
+/// The node's own network, whose sockets are translated: a constant of the loaded programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostNetwork {
+    /// The kernel's number for its network namespace; 0, which none has, where no socket is to be translated.
+    pub cookie: u64,
+    /// What picks the slot where a client keeps its backend: all sockets of a node are one client, and nodes differ.
+    pub client: u32,
+    pub reserved: u32,
+}
+
 /// What an element of `EVENTS` tells.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -437,8 +485,8 @@ mod user {
     use aya::Pod;
 
     use super::{
-        Address, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Jiffies, Ports, Range,
-        Use,
+        Address, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, HostNetwork, Jiffies,
+        Ports, Range, SocketKey, SocketPeer, Use,
     };
 
     // SAFETY: repr(C) without padding, of addresses, numbers and enums; the enums' bytes are written by programs and
@@ -462,6 +510,12 @@ mod user {
     unsafe impl Pod for Use {}
     // SAFETY: see above.
     unsafe impl Pod for Jiffies {}
+    // SAFETY: see above.
+    unsafe impl Pod for HostNetwork {}
+    // SAFETY: see above.
+    unsafe impl Pod for SocketKey {}
+    // SAFETY: see above.
+    unsafe impl Pod for SocketPeer {}
     // SAFETY: see above.
     unsafe impl<A: Address> Pod for Range<A> {}
 }

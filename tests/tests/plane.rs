@@ -102,6 +102,8 @@ impl World {
             vip_ranges: vec!["198.18.0.0/16".parse().unwrap(), "fd98::/112".parse().unwrap()],
             tc_attach,
             seed: 7,
+            cgroup: None,
+            node: "node".to_owned(),
         };
         let mut data_plane = self.node.run(|| DataPlane::open(&config)).unwrap().unwrap();
         self.node.run(|| data_plane.replace_others()).unwrap().unwrap();
@@ -270,7 +272,7 @@ fn an_interface_that_goes_leaves_nothing() {
         let gone = world.node.run(|| index("pod1")).unwrap();
         world.node.ip(["link del pod1"]).unwrap();
         world.node.run(|| data_plane.forget_interface(gone)).unwrap().unwrap();
-        assert!(dataplane::links(&world.pins).unwrap().iter().all(|link| link.interface != gone));
+        assert!(dataplane::links(&world.pins).unwrap().iter().all(|link| link.interface() != Some(gone)));
         let reached = world.node.run(|| data_plane.attach_pod(gone)).unwrap().unwrap();
         assert_eq!(reached, Reached::Gone);
     }

@@ -37,6 +37,8 @@ enum How {
     Components,
     Validator,
     BpfFilesystem,
+    /// At this place.
+    Cgroup(&'static str),
 }
 
 /// Debian packages, by the program that shows whether they are needed.
@@ -70,6 +72,9 @@ const SERVICES: [&str; 2] = ["nsd", "unbound"];
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 const BPF_FILESYSTEM: &str = "/sys/fs/bpf";
+/// Where systems have cgroup v2, without v1 and beside it.
+const CGROUP: &str = "/sys/fs/cgroup";
+const CGROUP_BESIDE_V1: &str = "/sys/fs/cgroup/unified";
 const NEXTEST: &str = "0.9.151";
 
 /// The command: as [`run`] for everything, with a word at the end in any case.
@@ -160,6 +165,20 @@ fn find_missing(scope: Scope) -> Result<Vec<Missing>> {
         let what = format!("the BPF file system (a mount at {BPF_FILESYSTEM})");
         missing.push(Missing { what, why: "programs and maps are pinned there", how: How::BpfFilesystem });
     }
+    let has_cgroup = |line: &str| {
+        let (mut words, known) = (line.split(' ').skip(1), [CGROUP, CGROUP_BESIDE_V1]);
+        words.next().is_some_and(|place| known.contains(&place)) && words.next() == Some("cgroup2")
+    };
+    if !mounts.lines().any(has_cgroup) {
+        let is_taken = mounts.lines().any(|line| line.split(' ').nth(1) == Some(CGROUP));
+        let place = if is_taken { CGROUP_BESIDE_V1 } else { CGROUP };
+        let what = format!("cgroup v2 (a mount at {place})");
+        missing.push(Missing {
+            what,
+            why: "sockets of nodes are told from others by it",
+            how: How::Cgroup(place),
+        });
+    }
     Ok(missing)
 }
 
@@ -201,6 +220,14 @@ fn install(missing: &[Missing]) -> Result<()> {
                 Command::new("mount").args(["-t", "bpf", "bpf", BPF_FILESYSTEM]),
                 "the BPF file system cannot be mounted: in a container, run it privileged",
             )?,
+            How::Cgroup(place) => {
+                fs::create_dir_all(place).with_context(|| format!("create {place}"))?;
+                step::run(
+                    "mount cgroup v2",
+                    Command::new("mount").args(["-t", "cgroup2", "none", place]),
+                    "cgroup v2 cannot be mounted: in a container, run it privileged",
+                )?;
+            }
         }
     }
     Ok(())

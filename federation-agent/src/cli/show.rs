@@ -16,7 +16,7 @@ use federation_ebpf::{
 
 use super::table::Table;
 use crate::dataplane::{
-    self, LinkPin,
+    self, LinkPin, Place,
     view::{Backend, Fill, Flow, Frontend, View},
 };
 
@@ -64,11 +64,14 @@ pub(super) fn print(text: &str) -> Result<()> {
 }
 
 fn links(links: &[LinkPin]) -> Table {
-    let mut table = Table::new(["INTERFACE", "INDEX", "PROGRAM", "MODE"]);
+    let mut table = Table::new(["PLACE", "NUMBER", "PROGRAM", "MODE"]);
     for link in links {
-        let name = dataplane::interface_name(link.interface);
-        let name = name.unwrap_or_else(|| "(not in this network namespace)".to_owned());
-        table.row([name, link.interface.to_string(), link.program.clone(), link.mode.to_string()]);
+        let place = match link.place {
+            Place::Interface(index) => dataplane::interface_name(index)
+                .unwrap_or_else(|| "(not in this network namespace)".to_owned()),
+            Place::Cgroup(_) => "(sockets of this node)".to_owned(),
+        };
+        table.row([place, link.place.to_string(), link.program.clone(), link.mode.to_string()]);
     }
     table
 }

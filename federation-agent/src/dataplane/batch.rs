@@ -4,14 +4,15 @@
 //! The layout is `struct { ... } batch` in `union bpf_attr` of `linux/bpf.h` (kernel 5.6).
 
 use std::{
-    io, mem,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{Pod, maps::MapData};
-use libc::{c_int, c_long};
+use libc::c_int;
+
+use super::syscall::{address, bpf};
 
 /// Numbers of `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: c_int = 24;
@@ -60,6 +61,7 @@ pub(super) fn write_array<V: Pod>(map: &MapData, first: u32, values: &[V]) -> Re
     // SAFETY: as many keys and values as said, of the sizes that the map has, which live until the call is over.
     unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }
         .with_context(|| format!("{} of {} values were written", attr.count, values.len()))
+        .map(drop)
 }
 
 /// At most `limit` elements; of an array, those that follow the element `after`.
@@ -88,7 +90,7 @@ fn lookup<K: Pod, V: Pod>(map: &MapData, after: Option<u32>, limit: usize) -> Re
         // all of it lives until the call is over.
         let outcome = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
         let ended = match outcome {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             // A bucket of the hash map holds more elements than were asked for. Nothing was read.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
@@ -121,26 +123,14 @@ fn check_sizes<K, V>(map: &MapData) -> Result<()> {
     Ok(())
 }
 
-fn address<T>(pointer: *const T) -> u64 {
-    pointer.expose_provenance() as u64
-}
-
 fn descriptor(map: &MapData) -> Result<u32> {
     u32::try_from(map.fd().as_fd().as_raw_fd()).context("a map without a descriptor")
 }
 
-/// # Safety
-/// The addresses in `attr` must be good for what `command` reads and writes there.
-unsafe fn bpf(command: c_int, attr: &mut Attr) -> io::Result<()> {
-    // SAFETY: `attr` is as long as said; the rest is promised by the caller.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, c_long::from(command), ptr::from_mut(attr), mem::size_of::<Attr>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::mem;
+
     use super::*;
 
     #[test]

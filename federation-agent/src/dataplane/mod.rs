@@ -8,8 +8,10 @@ mod batch;
 mod events;
 mod family;
 mod flows;
+mod host;
 mod kernel;
 mod mapped;
+mod object;
 mod pins;
 mod prerequisites;
 mod program_log;
@@ -17,6 +19,7 @@ mod protocol;
 mod read;
 mod slices;
 mod sweep;
+mod syscall;
 mod tables;
 mod trial;
 mod usage;
@@ -26,28 +29,29 @@ use std::{
     collections::BTreeSet,
     fs,
     io::ErrorKind,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader, TestRunOptions, TestRunResult,
+    Ebpf, TestRunOptions, TestRunResult,
     programs::{Program, SchedClassifier, TestRun as _, Xdp},
 };
-use federation_ebpf::maps::{Jiffies, Range};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use nix::{
     sys::sysinfo::sysinfo,
-    time::{ClockId, clock_getres, clock_gettime},
+    time::{ClockId, clock_gettime},
 };
 use tracing::{info, warn};
 
 pub use ask::{Course, Tuple};
 pub use attach::{Mode, TcAttach, interface_name};
 pub use events::{BackendName, Event, Events};
-pub use pins::LinkPin;
+pub use host::{CGROUP_DIRS, cgroup2};
+pub use object::jiffies;
+pub use pins::{LinkPin, Place};
 pub use prerequisites::{Lack, bpffs, btf, check_kernel, kernel_release};
 pub use program_log::ProgramLog;
 pub use sweep::Sweep;
@@ -59,6 +63,7 @@ use attach::{Hook, TcMode};
 use family::{Family, V4, V6};
 use flows::Moment;
 use kernel::Maps;
+use object::Constants;
 use pins::Pins;
 use tables::{Slice, Tables};
 
@@ -72,8 +77,6 @@ pub enum Reached {
 /// Where maps and links are pinned unless told otherwise.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/federation";
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/federation-ebpf"));
-
 /// What a node's data plane is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -84,6 +87,10 @@ pub struct Config {
     pub tc_attach: TcAttach,
     /// Of the federation: equal on every node, so that all make the same tables.
     pub seed: u64,
+    /// The cgroup below which sockets of this thread's network are served; none are without one.
+    pub cgroup: Option<PathBuf>,
+    /// This node's name, by which its sockets are one client where clients keep their backend.
+    pub node: String,
 }
 
 /// The data plane of this node. Dropping it leaves everything in the kernel at work.
@@ -93,6 +100,7 @@ pub struct DataPlane {
     /// Whether the maps are those of an agent before this one.
     adopted: bool,
     tc: TcMode,
+    cgroup: Option<PathBuf>,
     maps: Maps,
     tables: Tables,
 }
@@ -105,16 +113,13 @@ impl DataPlane {
     /// The kernel lacks something, pinned maps do not fit, or a program is refused; then nothing new stays pinned.
     pub fn open(config: &Config) -> Result<Self> {
         check_kernel(&config.bpf_dir)?;
-        ensure!(
-            !OBJECT.is_empty(),
-            "this agent was built without its eBPF programs (AYA_BUILD_SKIP): build it again"
-        );
+        let object = object::bytes()?;
         let pins = Pins::new(&config.bpf_dir);
         let adopted = pins.exist();
         if adopted {
             pins.verify_maps()?;
         }
-        Self::load(config, &pins, adopted).inspect_err(|_| {
+        Self::load(config, object, &pins, adopted).inspect_err(|_| {
             if !adopted && let Err(error) = pins.remove() {
                 warn!("cannot remove what was half made: {error:#}");
             }
@@ -129,39 +134,30 @@ impl DataPlane {
         if self.adopted { Ok(()) } else { self.pins.remove() }
     }
 
-    fn load(config: &Config, pins: &Pins, adopted: bool) -> Result<Self> {
+    fn load(config: &Config, object: &[u8], pins: &Pins, adopted: bool) -> Result<Self> {
         pins.create()?;
         pins.claim_netns()?;
-        let (v4, v6) = ranges(&config.vip_ranges)?;
+        let constants = Constants::new(&config.vip_ranges, host::network(&config.node)?)?;
         let slots = match pins.room("SLOTS")? {
             Some(room) => room,
             None => slices::affordable(sysinfo().context("ask for the machine's memory")?.ram_total()),
         };
         let paths: Vec<_> = Pins::map_names().map(|name| (name, pins.map(name))).collect();
-        let mut loader = EbpfLoader::new();
-        let jiffies = jiffies()?;
-        loader.override_global("VIP_V4", &v4, true).override_global("VIP_V6", &v6, true);
-        loader.override_global("JIFFIES", &jiffies, true);
+        let mut loader = constants.loader();
         loader.map_max_entries("SLOTS", slots);
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }
-        let mut ebpf = loader.load(OBJECT).context("load the eBPF object")?;
-        for (name, program) in ebpf.programs_mut() {
-            match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::Xdp(program) => program.load(),
-                _ => continue,
-            }
-            .map_err(|error| verifier_tail(name, &error.to_string()))?;
-        }
+        let mut ebpf = loader.load(object).context("load the eBPF object")?;
+        object::load_programs(&mut ebpf).map_err(|(name, error)| verifier_tail(&name, &error.to_string()))?;
         let maps = Maps::take(&mut ebpf)?;
         let mut tables = Tables::new(config.seed, slots);
         let slots = read::open(pins, "SLOTS")?;
         let table = |slice: Slice| kernel::read_slots(&slots, slice.offset, slice.size).context("read SLOTS");
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
-        Ok(Self { ebpf, pins: pins.clone(), adopted, tc: config.tc_attach.choose(), maps, tables })
+        let (tc, cgroup) = (config.tc_attach.choose(), config.cgroup.clone());
+        Ok(Self { ebpf, pins: pins.clone(), adopted, tc, cgroup, maps, tables })
     }
 
     /// Removes what agents of other versions have left: right before anything is attached, for two that translate would
@@ -182,6 +178,14 @@ impl DataPlane {
         attach::tc(&mut self.ebpf, &self.pins, Hook::ToWire, self.tc, interface)?;
         info!(interface, %mode, "attached to the uplink");
         Ok(mode)
+    }
+
+    /// Serves sockets in this thread's network, of processes below the cgroup that was asked for.
+    ///
+    /// # Errors
+    /// It is no cgroup, or the kernel refuses.
+    pub fn attach_host(&mut self) -> Result<()> {
+        attach::cgroup(&mut self.ebpf, &self.pins, self.cgroup.as_deref())
     }
 
     /// Serves the pod behind this interface, if it is not gone before that is done.
@@ -348,25 +352,6 @@ pub fn links(bpf_dir: &Path) -> Result<Vec<LinkPin>> {
     Pins::new(bpf_dir).links()
 }
 
-/// Programs know one range of each family; without any, one that no packet is to.
-fn ranges(ranges: &[IpNet]) -> Result<(Range<V4>, Range<V6>)> {
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for range in ranges {
-        match range {
-            IpNet::V4(range) => v4.push(range.trunc()),
-            IpNet::V6(range) => v6.push(range.trunc()),
-        }
-    }
-    ensure!(v4.len() <= 1 && v6.len() <= 1, "more than one range for VIPs of one family was given");
-    let nobody =
-        (Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32), Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
-    let (v4, v6) = (v4.pop().unwrap_or(nobody.0), v6.pop().unwrap_or(nobody.1));
-    Ok((
-        Range { network: v4.network().octets(), mask: v4.netmask().octets() },
-        Range { network: v6.network().octets(), mask: v6.netmask().octets() },
-    ))
-}
-
 /// Backends of either family with flows that may still see packets.
 fn backends_in_use(pins: &Pins, now: Moment) -> Result<BTreeSet<u32>> {
     let mut in_use = in_use_of::<V4>(pins, now)?;
@@ -384,40 +369,9 @@ fn now() -> Result<Duration> {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).context("read the monotonic clock")
 }
 
-/// How this kernel counts jiffies, which the programs tell time by.
-///
-/// # Errors
-/// The clock cannot be asked.
-pub fn jiffies() -> Result<Jiffies> {
-    // A coarse clock moves with every jiffy, so its resolution is one.
-    let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from);
-    let jiffy = jiffy.context("ask for the resolution of the coarse clock")?;
-    let nanoseconds = u64::try_from(jiffy.as_nanos()).context("read the length of a jiffy")?;
-    ensure!(nanoseconds > 0, "the coarse clock has no resolution");
-    Ok(Jiffies::of_resolution(nanoseconds))
-}
-
 /// The verifier's log can be megabytes; its end says what is wrong.
 fn verifier_tail(program: &str, log: &str) -> anyhow::Error {
     let lines: Vec<_> = log.lines().collect();
     let tail = lines[lines.len().saturating_sub(20)..].join("\n");
     anyhow::anyhow!("the kernel refuses the program {program}: {tail}")
-}
-
-#[cfg(test)]
-mod tests {
-    use federation_ebpf::address::Address as _;
-
-    use super::*;
-
-    #[test]
-    fn a_family_without_a_range_has_one_that_nobody_sends_to() {
-        let (v4, v6) = ranges(&["198.18.7.7/16".parse().unwrap()]).unwrap();
-        assert!([198, 18, 0, 1].is_in(&v4) && ![198, 19, 0, 1].is_in(&v4));
-        assert!(!Ipv6Addr::LOCALHOST.octets().is_in(&v6));
-        let (v4, v6) = ranges(&["fd98::1/112".parse().unwrap()]).unwrap();
-        assert!(![198, 18, 0, 1].is_in(&v4) && !Ipv4Addr::BROADCAST.octets().is_in(&v4));
-        assert!("fd98::ffff".parse::<Ipv6Addr>().unwrap().octets().is_in(&v6));
-        assert!(ranges(&["fd98::/112".parse().unwrap(), "fd99::/112".parse().unwrap()]).is_err());
-    }
 }

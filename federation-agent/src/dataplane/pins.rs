@@ -1,6 +1,6 @@
 //! Where maps and links live on the BPF file system, and whether what is found there may be used.
 //!
-//! `<bpf_dir>/v<schema>/maps/<NAME>`, `<bpf_dir>/v<schema>/links/<program>-<mode>-<interface index>` and
+//! `<bpf_dir>/v<schema>/maps/<NAME>`, `<bpf_dir>/v<schema>/links/<program>-<mode>-<index of the interface, or number of the cgroup>` and
 //! `<bpf_dir>/v<schema>/netns/<inode>`: the layout's number is in the path, so that an agent never meets another
 //! layout's maps.
 //!
@@ -9,7 +9,7 @@
 //! (empty) folder has that namespace's number. A BPF file system holds no files to write it into.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -19,7 +19,10 @@ use aya::maps::{MapInfo, MapType};
 use federation_ebpf::{
     bucket::Bucket,
     filter,
-    maps::{self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA, Use},
+    maps::{
+        self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA, SocketKey,
+        SocketPeer, Use,
+    },
 };
 
 use super::{
@@ -43,7 +46,16 @@ pub(super) struct Pins {
 pub struct LinkPin {
     pub program: String,
     pub mode: Mode,
-    pub interface: u32,
+    pub place: Place,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// By its index.
+    Interface(u32),
+    /// By the kernel's number.
+    Cgroup(u64),
 }
 
 /// What a map must be like to be adopted.
@@ -59,7 +71,7 @@ struct Shape {
 }
 
 /// Every map of the data plane.
-const SHAPES: [Shape; 17] = [
+const SHAPES: [Shape; 18] = [
     frontends::<V4>(),
     frontends::<V6>(),
     Shape { grows: true, flags: MMAPABLE, ..shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS) },
@@ -69,6 +81,7 @@ const SHAPES: [Shape; 17] = [
     flows::<V6>(),
     fragments::<V4>(),
     fragments::<V6>(),
+    shape::<SocketKey, SocketPeer>("SOCKETS", MapType::LruHash, maps::SOCKETS),
     shape::<u32, u64>("RETURN_FILTER", MapType::Array, filter::WORDS as usize),
     shape::<u32, Counter>("FRONTEND_COUNTERS", MapType::PerCpuArray, maps::FRONTENDS),
     shape::<u32, Counter>("BACKEND_COUNTERS", MapType::PerCpuArray, maps::BACKENDS),
@@ -153,7 +166,7 @@ impl Pins {
     }
 
     pub(super) fn link(&self, pin: &LinkPin) -> PathBuf {
-        self.links_dir().join(format!("{}-{}-{}", pin.program, pin.mode, pin.interface))
+        self.links_dir().join(format!("{}-{}-{}", pin.program, pin.mode, pin.place))
     }
 
     /// Every pinned link.
@@ -168,7 +181,7 @@ impl Pins {
             let entry = entry.with_context(|| format!("list {}", dir.display()))?;
             links.extend(LinkPin::parse(&entry.file_name().to_string_lossy()));
         }
-        links.sort_by(|a, b| (a.interface, &a.program).cmp(&(b.interface, &b.program)));
+        links.sort_by(|a, b| (a.place, &a.program).cmp(&(b.place, &b.program)));
         Ok(links)
     }
 
@@ -261,9 +274,30 @@ fn own_netns() -> Result<u64> {
 impl LinkPin {
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.rsplitn(3, '-');
-        let interface = parts.next()?.parse().ok()?;
+        let place = parts.next()?;
         let mode = Mode::parse(parts.next()?)?;
-        Some(Self { program: parts.next()?.to_owned(), mode, interface })
+        let place = match mode {
+            Mode::Cgroup => Place::Cgroup(place.parse().ok()?),
+            _ => Place::Interface(place.parse().ok()?),
+        };
+        Some(Self { program: parts.next()?.to_owned(), mode, place })
+    }
+
+    /// The index of the interface that it is at, if it is at one.
+    pub fn interface(&self) -> Option<u32> {
+        match self.place {
+            Place::Interface(index) => Some(index),
+            Place::Cgroup(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(index) => index.fmt(f),
+            Self::Cgroup(number) => number.fmt(f),
+        }
     }
 }
 
@@ -273,10 +307,15 @@ mod tests {
 
     #[test]
     fn link_pins_are_read_as_they_are_written() {
-        let pin = LinkPin { program: "from_pod".to_owned(), mode: Mode::Tcx, interface: 17 };
-        let path = Pins::new(Path::new("/sys/fs/bpf/federation")).link(&pin);
-        assert!(path.ends_with("links/from_pod-tcx-17"), "{}", path.display());
-        assert_eq!(LinkPin::parse("from_pod-tcx-17"), Some(pin));
+        for (name, program, mode, place) in [
+            ("from_pod-tcx-17", "from_pod", Mode::Tcx, Place::Interface(17)),
+            ("connect4-cgroup-5000000000", "connect4", Mode::Cgroup, Place::Cgroup(5_000_000_000)),
+        ] {
+            let pin = LinkPin { program: program.to_owned(), mode, place };
+            let path = Pins::new(Path::new("/sys/fs/bpf/federation")).link(&pin);
+            assert!(path.ends_with(Path::new("links").join(name)), "{}", path.display());
+            assert_eq!(LinkPin::parse(name), Some(pin));
+        }
         for stranger in ["", "from_pod", "from_pod-tcx-x", "from_pod-other-1"] {
             assert_eq!(LinkPin::parse(stranger), None, "{stranger}");
         }

@@ -4,17 +4,26 @@
 //! the VIP on a synchronized connection, in or out of window, is answered with a challenge ACK that has the right
 //! numbers, and changes nothing else (RFC 5961, section 4). That ACK passes `from_pod` or `edge`, which answers what
 //! goes to a dead backend with a RST that its numbers make right.
+//!
+//! Sockets in the node's own network are ended by the kernel itself, which knows their numbers.
 
+mod diag;
 mod segment;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    net::SocketAddr,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use federation_ebpf::{
-    maps::{BackendState, Flow, FlowKey, Protocol},
+    maps::{BackendState, Flow, FlowKey, Protocol, SocketKey, SocketPeer},
     tcp::TcpState,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     family::{Family, V4, V6},
@@ -24,6 +33,7 @@ use super::{
     read,
     tables::Write,
 };
+use diag::Diag;
 use segment::Sender;
 
 /// Segments that are sent at once, and the pause after them: each is answered through the programs, whose refusals are
@@ -75,6 +85,7 @@ impl Sweep {
     /// # Errors
     /// The flows cannot be read, or no segment can be made. That single segments cannot be sent is logged.
     pub fn run(self) -> Result<()> {
+        self.end_sockets()?;
         for round in 0..ROUNDS {
             let now = Moment::at(now()?);
             let v4 = waiting::<V4>(&read::flows(&self.pins)?, &self.dead, now);
@@ -87,6 +98,33 @@ impl Sweep {
             if round + 1 < ROUNDS {
                 thread::sleep(SILENCE);
             }
+        }
+        Ok(())
+    }
+
+    /// Ends the node's own sockets that were told of the dead. A socket without a peer goes elsewhere by itself.
+    fn end_sockets(&self) -> Result<()> {
+        let entries = read::elements::<SocketKey, SocketPeer>(&self.pins, "SOCKETS")?;
+        let (mut ended, mut failure) = (0, None);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let told = told(&entries, protocol, &self.dead);
+            if told.is_empty() {
+                continue;
+            }
+            let diag = Diag::new().context("open a socket to end others")?;
+            let connected = diag.connected(protocol).context("list the sockets of this node")?;
+            for socket in connected.iter().filter(|socket| told.contains(&socket.key())) {
+                match diag.end(socket) {
+                    Ok(()) => ended += 1,
+                    Err(error) => failure = Some(error),
+                }
+            }
+        }
+        if let Some(error) = failure {
+            warn!("sockets of this node, whose backend has died, wait for their own timeout: {error}");
+        }
+        if ended > 0 {
+            info!(backends = self.dead.len(), "ended {ended} sockets of this node, whose backend has died");
         }
         Ok(())
     }
@@ -113,6 +151,13 @@ impl Sweep {
         );
         Ok(())
     }
+}
+
+/// The sockets that were told of a dead backend, with where it was. They may be closed by now, or connected elsewhere.
+fn told(entries: &[(SocketKey, SocketPeer)], protocol: Protocol, dead: &Dead) -> HashSet<SocketKey> {
+    let is_dead = |peer: &SocketPeer| dead.get(&peer.backend) == Some(&peer.generation);
+    let of_the_dead = entries.iter().filter(|(key, peer)| key.protocol == protocol && is_dead(peer));
+    of_the_dead.map(|(key, _)| *key).collect()
 }
 
 /// The connections whose clients may wait for a dead backend.

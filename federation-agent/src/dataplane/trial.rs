@@ -4,19 +4,17 @@ use std::io;
 
 use anyhow::{Result, anyhow};
 use aya::{
-    EbpfLoader,
-    programs::{Program, ProgramError, SchedClassifier, TcAttachType},
+    programs::{ProgramError, SchedClassifier, TcAttachType},
     sys::SyscallError,
 };
 use ipnet::IpNet;
 
 use super::{
-    OBJECT,
     attach::{Mode, TcAttach},
-    jiffies,
+    host,
+    object::{self, Constants, Loaded},
     pins::Pins,
     prerequisites::Lack,
-    ranges,
 };
 
 /// Entries of each map; the ring of events takes a number of pages.
@@ -36,28 +34,18 @@ pub fn trial(vip_ranges: &[IpNet]) -> Result<String, Lack> {
 }
 
 fn load(vip_ranges: &[IpNet]) -> Result<String> {
-    let (v4, v6) = ranges(vip_ranges)?;
-    let jiffies = jiffies()?;
-    let mut loader = EbpfLoader::new();
-    loader.override_global("VIP_V4", &v4, true).override_global("VIP_V6", &v6, true);
-    loader.override_global("JIFFIES", &jiffies, true);
+    let constants = Constants::new(vip_ranges, host::NOBODY)?;
+    let mut loader = constants.loader();
     for name in Pins::map_names() {
         loader.map_max_entries(name, ROOM);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| {
+    let mut ebpf = loader.load(object::bytes()?).map_err(|error| {
         let error = anyhow!(error);
         anyhow!("a map: {}", error.root_cause())
     })?;
-    let (mut tc, mut xdp) = (0, 0);
-    for (name, program) in ebpf.programs_mut() {
-        match program {
-            Program::SchedClassifier(program) => program.load().map(|()| tc += 1),
-            Program::Xdp(program) => program.load().map(|()| xdp += 1),
-            _ => continue,
-        }
-        .map_err(|error| anyhow!("the program {name}: {}", reason(&error)))?;
-    }
-    Ok(format!("{tc} of tc and {xdp} of XDP load"))
+    let Loaded { tc, xdp, cgroup } = object::load_programs(&mut ebpf)
+        .map_err(|(name, error)| anyhow!("the program {name}: {}", reason(&error)))?;
+    Ok(format!("{tc} of tc, {xdp} of XDP and {cgroup} of cgroups load"))
 }
 
 /// In one line: the verifier tells its whole way to what it does not like.
@@ -117,6 +105,6 @@ mod tests {
     #[test]
     fn programs_load_and_nothing_is_left_of_them() {
         let told = trial(&["198.18.0.0/16".parse().unwrap(), "fd98::/112".parse().unwrap()]).unwrap();
-        assert_eq!(told, "4 of tc and 2 of XDP load");
+        assert_eq!(told, "4 of tc, 2 of XDP and 8 of cgroups load");
     }
 }

@@ -15,7 +15,10 @@ use aya::{
 };
 use federation_ebpf::{
     filter,
-    maps::{self, Affinity, BackendPlace, BackendState, Counter, FlowKey, FragmentKey, Ports, Protocol},
+    maps::{
+        self, Affinity, BackendPlace, BackendState, Counter, FlowKey, FragmentKey, Ports, Protocol,
+        SocketKey, SocketPeer,
+    },
     outcome::Outcome,
     tcp::TcpState,
 };
@@ -205,6 +208,8 @@ impl View {
         let mut fills = self.family_fills::<V4>(of_family(true))?;
         fills.extend(self.family_fills::<V6>(of_family(false))?);
         fills.push(Fill { map: "SLOTS", used: Some(slots), room: self.room("SLOTS")? });
+        let sockets = read::elements::<SocketKey, SocketPeer>(&self.pins, "SOCKETS")?.len();
+        fills.push(Fill { map: "SOCKETS", used: Some(sockets), room: self.room("SOCKETS")? });
         fills.push(Fill { map: "RETURN_FILTER", used: Some(bits as usize), room: filter::BITS as usize });
         fills.push(Fill { map: "EVENTS", used: None, room: self.room("EVENTS")? });
         Ok(fills)

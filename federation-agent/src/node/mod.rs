@@ -9,6 +9,7 @@ mod interfaces;
 mod lock;
 mod news;
 mod readiness;
+mod settings;
 mod start;
 pub mod whereabouts;
 
@@ -31,7 +32,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    dataplane::{self, DataPlane, ProgramLog, Reached, Sweep, TcAttach},
+    dataplane::{self, DataPlane, ProgramLog, Reached, Sweep},
     dns::{Dns, DnsSettings},
     health::{self, Beginning},
     memory,
@@ -46,8 +47,7 @@ use interfaces::InterfaceEvent;
 use lock::NodeLock;
 use readiness::Readiness;
 
-/// Where an agent keeps what outlives it, and its socket.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/federation";
+pub use settings::{DEFAULT_STATE_DIR, NodeSettings};
 
 #[derive(ClapArgs, Debug)]
 pub struct Args {
@@ -70,35 +70,13 @@ pub struct Args {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: String,
 
-    /// This node's zone; when not given, the one that its Node object is labelled with, else the first of its cluster
-    #[arg(long, env = "FEDERATION_ZONE", value_name = "ZONE")]
-    zone: Option<String>,
-
-    /// The interface that leads to other nodes; that of the default route when not given
-    #[arg(long, env = "FEDERATION_UPLINK", value_name = "INTERFACE")]
-    uplink: Option<String>,
+    #[command(flatten)]
+    node: NodeSettings,
 
     /// Names of the pods' host-side interfaces, `*` for any run of characters; by default every veth whose peer is in
     /// another network namespace
     #[arg(long, env = "FEDERATION_POD_INTERFACES", value_name = "PATTERN")]
     pod_interfaces: Option<String>,
-
-    /// Where maps and links are pinned
-    #[arg(long, env = "FEDERATION_BPF_DIR", value_name = "DIR", default_value = dataplane::DEFAULT_BPF_DIR)]
-    bpf_dir: PathBuf,
-
-    /// How tc programs are attached
-    #[arg(long, env = "FEDERATION_TC_ATTACH", value_name = "WAY", value_enum, default_value_t)]
-    tc_attach: TcAttach,
-
-    /// Where the agent keeps its lock and the last known federation, and says that it is ready
-    #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-
-    /// Address to answer DNS at, for clients of the federation; may be given more than once. One of 169.254.0.0/16 that
-    /// no interface has is added to `lo`
-    #[arg(long, env = "FEDERATION_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
-    dns_listen: Vec<SocketAddr>,
 
     #[command(flatten)]
     dns: DnsSettings,
@@ -111,9 +89,9 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     args.federation.validate()?;
     let shutdown = shutdown::requested()?;
-    let _lock = NodeLock::take(&args.state_dir)?;
-    let readiness = Readiness::new(&args.state_dir)?;
-    let (desk, briefing, calls) = Desk::open(&args.state_dir, readiness.subscribe())?;
+    let _lock = NodeLock::take(&args.node.state_dir)?;
+    let readiness = Readiness::new(&args.node.state_dir)?;
+    let (desk, briefing, calls) = Desk::open(&args.node.state_dir, readiness.subscribe())?;
     tokio::select! {
         result = desk.serve() => result,
         result = Box::pin(serve(&args, &readiness, briefing, calls)) => result,
@@ -131,12 +109,12 @@ async fn serve(
     briefing: Briefing,
     mut calls: mpsc::Receiver<Call>,
 ) -> Result<()> {
-    let uplink = network::uplink(args.uplink.as_deref()).await?;
-    dataplane::check_kernel(&args.bpf_dir)?;
-    for address in network::give_addresses(args.dns_listen.iter().map(SocketAddr::ip)).await? {
+    let uplink = network::uplink(args.node.uplink.as_deref()).await?;
+    dataplane::check_kernel(&args.node.bpf_dir)?;
+    for address in network::give_addresses(args.node.dns_listen.iter().map(SocketAddr::ip)).await? {
         info!(%address, "added to the interface lo, to answer DNS at");
     }
-    let dns = Dns::bind(&args.dns_listen, &args.dns, &args.federation).await?;
+    let dns = Dns::bind(&args.node.dns_listen, &args.dns, &args.federation).await?;
     let beginning = pin!(begin(args, readiness));
     let (known, mut data_plane) = turning(&mut calls, beginning).await?;
     let start::Known { client, federation, place } = known;
@@ -144,6 +122,7 @@ async fn serve(
     let (events, program_log) = (data_plane.events()?, data_plane.program_log()?);
     let mut node = Node { data_plane, planner: Planner::new(place.clone()) };
     node.data_plane.attach_uplink(uplink.index)?;
+    node.data_plane.attach_host()?;
 
     let (health_sender, health) = watch::channel(Arc::new(Health::default()));
     briefing.serves(desk::Known {
@@ -170,10 +149,12 @@ async fn serve(
 /// Loads the programs while everything else becomes known: both take about as long.
 async fn begin(args: &Args, readiness: &Readiness) -> Result<(start::Known, DataPlane)> {
     let config = dataplane::Config {
-        bpf_dir: args.bpf_dir.clone(),
+        bpf_dir: args.node.bpf_dir.clone(),
         vip_ranges: args.federation.vip_ranges.clone(),
-        tc_attach: args.tc_attach,
+        tc_attach: args.node.tc_attach,
         seed: args.federation.seed(),
+        cgroup: args.node.cgroup()?,
+        node: args.node_name.clone(),
     };
     let mut opening = task::spawn_blocking(move || DataPlane::open(&config));
     let mut knowing = pin!(start::known(args, readiness));

@@ -32,7 +32,7 @@ pub(super) struct Known {
 /// Something is missing that does not come by itself.
 pub(super) async fn known(args: &Args, readiness: &Readiness) -> Result<Known> {
     let client = logged_in(&Login::Kubeconfig(args.kubeconfig.clone()), readiness).await;
-    let saved = api::Saved::in_folder(&args.state_dir, &args.federation.federation)?;
+    let saved = api::Saved::in_folder(&args.node.state_dir, &args.federation.federation)?;
     let api::Watched { federation, trouble } = api::watch(client.clone(), Some(saved));
     // Two APIs, each of which may be slow.
     let (cluster, labels) = tokio::try_join!(
@@ -102,7 +102,7 @@ fn not_registered(name: &str, federation: &Federation) -> String {
 /// Where this node stands, by what it was told, else by its Node object, else by its cluster.
 fn place(args: &Args, cluster: &Cluster, labels: Option<&Labels>) -> Result<Place> {
     let name = args.cluster.as_str();
-    let zone = match (args.zone.as_deref(), labels) {
+    let zone = match (args.node.zone.as_deref(), labels) {
         (Some(zone), _) => {
             let zone = Zone::from(zone);
             if !cluster.zones.contains(&zone) {

@@ -56,11 +56,11 @@ pub enum Missing {
 /// # Errors
 /// The cluster has no such Node.
 pub(super) async fn learn(args: &Args, readiness: &Readiness) -> Result<Option<Labels>> {
-    if args.zone.is_some() {
+    if args.node.zone.is_some() {
         return Ok(None);
     }
     let Some(login) = Login::at_own_cluster(args.node_kubeconfig.as_deref()) else { return Ok(None) };
-    let path = args.state_dir.join(FILE);
+    let path = args.node.state_dir.join(FILE);
     let node = args.node_name.as_str();
     loop {
         let missing = match labels(&login, node).await {

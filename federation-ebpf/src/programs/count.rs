@@ -22,6 +22,19 @@ pub fn packet<A>(flow: &Flow<A>, bytes: usize, first: bool) {
     }
 }
 
+/// A socket was told of its backend. Its packets pass untouched, and are counted nowhere.
+///
+/// Packets of this CPU may be counted in between: one count in a great many may be lost by that.
+#[inline(always)]
+pub fn socket(frontend: u32, backend: u32) {
+    for counter in [FRONTEND_COUNTERS.get_ptr_mut(frontend), BACKEND_COUNTERS.get_ptr_mut(backend)] {
+        if let Some(counter) = counter {
+            // SAFETY: this CPU's own element of a per-CPU array.
+            unsafe { (*counter).flows += 1 };
+        }
+    }
+}
+
 /// What became of a packet, unless it was none of ours.
 #[inline(always)]
 pub fn outcome(outcome: Outcome) {

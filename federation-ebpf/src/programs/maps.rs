@@ -11,8 +11,8 @@ use federation_ebpf::{
     bucket::Bucket,
     filter,
     maps::{
-        self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Jiffies, Ports,
-        Range, Use,
+        self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, HostNetwork,
+        Jiffies, Ports, Range, SocketKey, SocketPeer, Use,
     },
 };
 
@@ -52,6 +52,10 @@ pub static FLOWS_V6: Flows<[u8; 16]> = LruHashMap::new();
 pub static FRAGMENTS_V4: Fragments<[u8; 4]> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS_V6: Fragments<[u8; 16]> = LruHashMap::new();
+
+/// Sockets of the node's own network, both ways: from a VIP to a backend and back.
+#[btf_map]
+pub static SOCKETS: LruHashMap<SocketKey, SocketPeer, { maps::SOCKETS }> = LruHashMap::new();
 
 /// One bit a hash of (backend address, port), of both families.
 #[btf_map]
@@ -98,6 +102,16 @@ static VIP_V6: Range<[u8; 16]> = Range { network: [0; 16], mask: [255; 16] };
 
 #[unsafe(no_mangle)]
 static JIFFIES: Jiffies = Jiffies { nanoseconds: 0, first: 0 };
+
+#[unsafe(no_mangle)]
+static HOST: HostNetwork = HostNetwork { cookie: 0, client: 0, reserved: 0 };
+
+/// Whose sockets are translated.
+#[inline(always)]
+pub fn host() -> HostNetwork {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const HOST) }
+}
 
 /// How this kernel counts time.
 #[inline(always)]

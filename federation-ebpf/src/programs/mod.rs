@@ -16,14 +16,15 @@ pub mod reply;
 mod scratch;
 mod shortcut;
 mod skb;
+mod socket;
 pub mod to_vip;
 mod words;
 mod xdp;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use federation_ebpf::{
     frame::turn_back,
@@ -32,6 +33,7 @@ use federation_ebpf::{
 
 pub use open::Reach;
 pub use skb::Skb;
+use socket::{Asking, Telling};
 pub use xdp::XdpFrame;
 
 /// tc ingress of a pod's host-side interface: client pod to VIP.
@@ -60,6 +62,50 @@ pub fn edge(ctx: XdpContext) -> u32 {
 pub fn to_wire(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
     tc_verdict(skb, reply::outcome(skb))
+}
+
+/// Sockets of the node's own network are told whom they talk to: cgroup hooks, by family.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::asking_v4(ctx, Asking::ForGood)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::asking_v6(ctx, Asking::ForGood)
+}
+
+/// A datagram with an address of its own.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::asking_v4(ctx, Asking::EachTime)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::asking_v6(ctx, Asking::EachTime)
+}
+
+/// Whom a datagram is from.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::told_v4(ctx, Telling::Sender)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::told_v6(ctx, Telling::Sender)
+}
+
+/// Whom a socket is connected to.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::told_v4(ctx, Telling::Peer)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::told_v6(ctx, Telling::Peer)
 }
 
 /// Keeps the place of a program whose link is not pinned yet.

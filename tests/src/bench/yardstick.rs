@@ -107,6 +107,8 @@ impl Yardstick {
             vip_ranges: vec!["198.18.0.0/16".parse()?, "fd98::/112".parse()?],
             tc_attach: TcAttach::Auto,
             seed: 1,
+            cgroup: None,
+            node: "node".to_owned(),
         })?;
         let maps = pins.0.join(format!("v{SCHEMA}/maps"));
         let programs = load(&maps).context("load the measured programs")?;

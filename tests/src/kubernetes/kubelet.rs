@@ -97,6 +97,7 @@ impl Kubelet {
         match path {
             // The BPF file system is one for all network namespaces.
             "/sys/fs/bpf" => Ok(self.lab.bpf_folder().join(self.node.host().name())),
+            "/sys/fs/cgroup" => self.node.host().cgroup(),
             "/var/lib/federation" => Ok(self.folder.join("var-lib-federation")),
             other => bail!("hostPath {other}: the lab's nodes have no such folder"),
         }

@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Weak},
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
-use super::{Core, Namespace, Process, backbone::Link};
+use super::{Core, Namespace, Process, backbone::Link, cgroup};
 
 /// A machine of the lab. Clones are the same machine.
 #[derive(Clone)]
@@ -53,9 +53,22 @@ impl Host {
         self.inner.uplink.addresses().v6
     }
 
-    /// Starts `command` (made by this host's namespace) as a process of the lab, with its output in the lab's logs.
-    pub fn spawn(&self, name: &str, command: Command) -> Result<Arc<Process>> {
+    /// Starts `command` (made by this host's namespace) as a process of the lab, with its output in the lab's logs. An
+    /// agent takes the host's cgroup for the root of all.
+    pub fn spawn(&self, name: &str, mut command: Command) -> Result<Arc<Process>> {
+        command.env("FEDERATION_CGROUP", self.cgroup()?);
         self.core()?.spawn(name, command)
+    }
+
+    /// The cgroup of what runs on this host itself, and in none of its pods.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        cgroup::make(self.namespace().name())
+    }
+
+    /// From now on this process is one of the host's own: the sockets that it makes in the host's network, with all of its
+    /// threads.
+    pub fn take_in_this_process(&self) -> Result<()> {
+        cgroup::put(&std::process::id().to_string(), &self.cgroup()?)
     }
 
     /// The link goes down at its far end: the rest of the world hears nothing more from this host.

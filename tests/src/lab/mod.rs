@@ -1,7 +1,7 @@
 //! A lab: a world of network namespaces around one backbone, that leaves nothing behind.
 //!
-//! Nothing is created outside of namespaces called `fed-<lab>-...`, the folder of pins `/sys/fs/bpf/fed-<lab>` and the
-//! folder `/run/federation-lab/<lab>`. A lab's number is in the name of everything it owns, and in the environment
+//! Nothing is created outside of namespaces and cgroups called `fed-<lab>-...`, the folder of pins `/sys/fs/bpf/fed-<lab>` and
+//! the folder `/run/federation-lab/<lab>`. A lab's number is in the name of everything it owns, and in the environment
 //! of every process, so it can be found and removed even if the process that made it was killed halfway.
 //!
 //! ```text
@@ -12,6 +12,7 @@
 
 mod addresses;
 mod backbone;
+mod cgroup;
 mod cluster;
 mod host;
 mod lease;

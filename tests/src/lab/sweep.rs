@@ -18,6 +18,7 @@ use nix::{
 };
 
 use super::{
+    cgroup,
     lease::{self, LabId, Lease},
     namespace::{self, Namespace},
     process::MARK,
@@ -52,6 +53,7 @@ pub struct Remains {
     pub processes: Vec<Pid>,
     pub namespaces: Vec<String>,
     pub pins: Vec<PathBuf>,
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// All labs on this machine.
@@ -105,6 +107,7 @@ pub fn clear(lease: Lease) -> Result<()> {
     for folder in &remains.pins {
         fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
     }
+    remains.cgroups.iter().try_for_each(|path| cgroup::remove(path))?;
     Namespace::delete_all(remains.namespaces.iter().map(String::as_str))?;
     lease.release()
 }
@@ -114,16 +117,20 @@ pub fn clear(lease: Lease) -> Result<()> {
 impl Remains {
     fn find(wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let processes = marked_processes(&wanted)?;
-        let mut namespaces: Vec<_> = names_in(namespace::FOLDER)?
-            .into_iter()
-            .filter(|name| number_in(name).is_some_and(&wanted))
-            .collect();
-        let mut pins: Vec<_> =
-            names_in(BPF)?.into_iter().filter(|name| number_in(name).is_some_and(&wanted)).collect();
-        namespaces.sort();
-        pins.sort();
-        let pins = pins.into_iter().map(|name| Path::new(BPF).join(name)).collect();
-        Ok(Self { processes, namespaces, pins })
+        let named = |folder: &Path| -> Result<Vec<String>> {
+            let names = names_in(folder)?.into_iter();
+            let mut named: Vec<_> = names.filter(|name| number_in(name).is_some_and(&wanted)).collect();
+            named.sort();
+            Ok(named)
+        };
+        let in_folder = |folder: &Path| -> Result<Vec<PathBuf>> {
+            Ok(named(folder)?.into_iter().map(|name| folder.join(name)).collect())
+        };
+        let namespaces = named(Path::new(namespace::FOLDER))?;
+        let pins = in_folder(Path::new(BPF))?;
+        // A machine without cgroups of this kind has none of ours.
+        let cgroups = cgroup::root().map_or_else(|_| Ok(Vec::new()), |root| in_folder(&root))?;
+        Ok(Self { processes, namespaces, pins, cgroups })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -144,6 +151,9 @@ impl fmt::Display for Remains {
         for folder in &self.pins {
             writeln!(f, "pins in {}", folder.display())?;
         }
+        for folder in &self.cgroups {
+            writeln!(f, "cgroup {}", folder.display())?;
+        }
         Ok(())
     }
 }
@@ -153,15 +163,15 @@ fn number_in(name: &str) -> Option<&str> {
     name.strip_prefix("fed-").and_then(|rest| rest.split('-').next())
 }
 
-fn names_in(folder: &str) -> Result<Vec<String>> {
+fn names_in(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| folder.to_owned()),
+        Err(error) => return Err(error).with_context(|| folder.display().to_string()),
     };
     let mut names = Vec::new();
     for entry in entries {
-        names.extend(entry.with_context(|| folder.to_owned())?.file_name().into_string().ok());
+        names.extend(entry.with_context(|| folder.display().to_string())?.file_name().into_string().ok());
     }
     Ok(names)
 }
@@ -169,7 +179,7 @@ fn names_in(folder: &str) -> Result<Vec<String>> {
 /// The living processes whose environment names a lab.
 fn marked_processes(wanted: impl Fn(&str) -> bool) -> Result<Vec<Pid>> {
     let mut processes = Vec::new();
-    for name in names_in("/proc")? {
+    for name in names_in(Path::new("/proc"))? {
         let Ok(id) = name.parse::<i32>() else { continue };
         // A process may end while we look, and one that has ended has no environment.
         let Ok(environment) = fs::read(format!("/proc/{id}/environ")) else { continue };

@@ -22,7 +22,7 @@ impl World {
             command.arg("--bounding-set").arg(names.join(","));
         }
         command.arg(program("federation-agent")?).arg("check");
-        self.settle(&mut command);
+        self.settle(&mut command)?;
         command.args(more);
         Ok(command)
     }

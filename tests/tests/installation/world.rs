@@ -66,7 +66,7 @@ impl World {
     }
 
     /// What the pod of a `DaemonSet` is told, as it is told.
-    pub fn settle(&self, command: &mut Command) {
+    pub fn settle(&self, command: &mut Command) -> Result<()> {
         for (name, value) in [
             ("FEDERATION_NAME", FEDERATION),
             ("FEDERATION_DOMAIN", DOMAIN),
@@ -78,15 +78,17 @@ impl World {
             command.env(name, value);
         }
         command.env("FEDERATION_KUBECONFIG", &self.kubeconfig);
+        command.env("FEDERATION_CGROUP", self.node.host().cgroup()?);
         command.env("FEDERATION_BPF_DIR", &self.pins).env("FEDERATION_STATE_DIR", &self.state);
         self.account.lend(command);
+        Ok(())
     }
 
     /// With no more rights than it needs.
     pub fn start_agent(&self) -> Result<Arc<Process>> {
         let mut command = self.node.namespace().command("setpriv");
         command.args(["--bounding-set", RIGHTS]).arg(program("federation-agent")?).arg("node");
-        self.settle(&mut command);
+        self.settle(&mut command)?;
         self.node.host().spawn("agent", command)
     }
 

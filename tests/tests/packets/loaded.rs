@@ -131,7 +131,14 @@ impl Loaded {
 /// With the same seed everywhere: tables do not depend on who makes them.
 pub fn config(bpf_dir: &Path) -> Config {
     let vip_ranges = VIP_RANGES.iter().map(|range| range.parse().expect("a range")).collect();
-    Config { bpf_dir: bpf_dir.to_owned(), vip_ranges, tc_attach: TcAttach::Auto, seed: 7 }
+    Config {
+        bpf_dir: bpf_dir.to_owned(),
+        vip_ranges,
+        tc_attach: TcAttach::Auto,
+        seed: 7,
+        cgroup: None,
+        node: "node".to_owned(),
+    }
 }
 
 fn open(bpf_dir: &Path) -> DataPlane {

@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 pub const NEAR: &str = "europe-west1-d";
 pub const NEXT: &str = "europe-west1-b";
+pub const FAR: &str = "us-east1-b";
 
 /// A port of the service behind which tests listen themselves, at the same number.
 pub const STREAM: u16 = 9;

@@ -48,7 +48,7 @@ pub(super) async fn look(args: &Args) -> Apis {
     let own = match (&args.cluster, &clusters) {
         (None, _) => Err(Row::skip(CLUSTER, "no --cluster is given")),
         (_, None) => Err(Row::skip(CLUSTER, "the Federation API has not told its clusters")),
-        (Some(name), Some(clusters)) => registration(name, args.zone.as_deref(), clusters),
+        (Some(name), Some(clusters)) => registration(name, args.node.zone.as_deref(), clusters),
     };
     match own {
         Ok((cluster, row)) => {

@@ -12,20 +12,20 @@ use crate::{
 };
 
 pub(super) async fn rows(args: &Args) -> Vec<Row> {
-    if args.dns_listen.is_empty() {
+    if args.node.dns_listen.is_empty() {
         return vec![Row::skip("DNS", "no --dns-listen is given")];
     }
     let what = |address: &SocketAddr| format!("DNS at {address}");
     // A folder that cannot be looked at has a row of its own.
-    if let Ok(Some(holder)) = node::running(&args.state_dir) {
+    if let Ok(Some(holder)) = node::running(&args.node.state_dir) {
         let why = format!("this node's agent runs (process {holder}) and may listen there itself");
-        return args.dns_listen.iter().map(|address| Row::skip(what(address), why.clone())).collect();
+        return args.node.dns_listen.iter().map(|address| Row::skip(what(address), why.clone())).collect();
     }
     let present = match network::addresses().await {
         Ok(present) => present,
         Err(error) => return vec![Row::fail("DNS", format!("{error:#}"), "")],
     };
-    args.dns_listen.iter().map(|address| row(what(address), *address, &present)).collect()
+    args.node.dns_listen.iter().map(|address| row(what(address), *address, &present)).collect()
 }
 
 fn row(what: String, address: SocketAddr, present: &[Address]) -> Row {

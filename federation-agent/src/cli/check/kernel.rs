@@ -11,11 +11,12 @@ pub(super) fn rows(args: &Args) -> Vec<Row> {
     vec![
         row("kernel", dataplane::kernel_release()),
         row("BTF", dataplane::btf()),
-        row("BPF file system", dataplane::bpffs(&args.bpf_dir)),
-        capabilities::row(&args.dns_listen),
+        row("BPF file system", dataplane::bpffs(&args.node.bpf_dir)),
+        capabilities::row(&args.node.dns_listen),
         row("programs", dataplane::trial(&args.vip_ranges)),
-        row("attaching", dataplane::tc_way(args.tc_attach)),
-        state_folder(&args.state_dir),
+        row("attaching", dataplane::tc_way(args.node.tc_attach)),
+        cgroup(args.node.cgroup.as_deref()),
+        state_folder(&args.node.state_dir),
     ]
 }
 
@@ -23,6 +24,18 @@ fn row(what: &str, found: Result<String, Lack>) -> Row {
     match found {
         Ok(found) => Row::pass(what, found),
         Err(Lack { found, remedy }) => Row::fail(what, found, remedy),
+    }
+}
+
+/// What only clients in the node's own network need.
+fn cgroup(wanted: Option<&Path>) -> Row {
+    const WHAT: &str = "cgroup v2";
+    match dataplane::cgroup2(wanted) {
+        Ok(found) => Row::pass(WHAT, format!("{}, for clients in this node's own network", found.display())),
+        Err(Lack { found, remedy }) if wanted.is_some() => Row::fail(WHAT, found, remedy),
+        Err(Lack { found, remedy }) => {
+            Row::warn(WHAT, format!("{found}, so clients in this node's own network are not served"), remedy)
+        }
     }
 }
 

@@ -12,17 +12,13 @@ mod network;
 mod ranges;
 mod report;
 
-use std::{env, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use ipnet::IpNet;
 
-use crate::{
-    dataplane::{self, TcAttach},
-    node::DEFAULT_STATE_DIR,
-    settings::FederationSettings,
-};
+use crate::{node::NodeSettings, settings::FederationSettings};
 use report::{Report, Row};
 
 /// The settings of `node`, none of which is required: what is not told is not looked at.
@@ -56,29 +52,8 @@ pub struct Args {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
 
-    /// This node's zone
-    #[arg(long, env = "FEDERATION_ZONE", value_name = "ZONE")]
-    zone: Option<String>,
-
-    /// The interface that leads to other nodes; that of the default route when not given
-    #[arg(long, env = "FEDERATION_UPLINK", value_name = "INTERFACE")]
-    uplink: Option<String>,
-
-    /// Where maps and links are pinned
-    #[arg(long, env = "FEDERATION_BPF_DIR", value_name = "DIR", default_value = dataplane::DEFAULT_BPF_DIR)]
-    bpf_dir: PathBuf,
-
-    /// How tc programs are attached
-    #[arg(long, env = "FEDERATION_TC_ATTACH", value_name = "WAY", value_enum, default_value_t)]
-    tc_attach: TcAttach,
-
-    /// Where the agent keeps what outlives it
-    #[arg(long, env = "FEDERATION_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-
-    /// Address to answer DNS at, for clients of the federation
-    #[arg(long, env = "FEDERATION_DNS_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
-    dns_listen: Vec<SocketAddr>,
+    #[command(flatten)]
+    node: NodeSettings,
 
     /// Print the findings as JSON
     #[arg(long)]

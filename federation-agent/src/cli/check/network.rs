@@ -13,7 +13,7 @@ const SETTINGS: &str = "/proc/sys/net";
 pub(super) async fn rows(args: &Args) -> Vec<Row> {
     let v6 = args.vip_ranges.iter().any(|range| range.addr().is_ipv6());
     let v4 = args.vip_ranges.is_empty() || args.vip_ranges.iter().any(|range| range.addr().is_ipv4());
-    let uplink = network::uplink(args.uplink.as_deref()).await;
+    let uplink = network::uplink(args.node.uplink.as_deref()).await;
     let mut rows = vec![
         if v4 { forwarding("IPv4 forwarding", "ipv4/ip_forward") } else { no_range("IPv4 forwarding") },
         if v6 {
@@ -24,7 +24,7 @@ pub(super) async fn rows(args: &Args) -> Vec<Row> {
     ];
     match uplink {
         Ok(uplink) => {
-            let links = dataplane::links(&args.bpf_dir).unwrap_or_default();
+            let links = dataplane::links(&args.node.bpf_dir).unwrap_or_default();
             rows.push(judge_uplink(&uplink, &links, network::runs_xdp(uplink.index).ok()));
             rows.push(reverse_path(&uplink).await);
         }
@@ -68,7 +68,7 @@ fn judge_uplink(uplink: &Interface, links: &[LinkPin], runs_xdp: Option<bool>) -
         return Row::fail(WHAT, format!("{name} is down"), remedy);
     }
     let is_xdp = |link: &&LinkPin| matches!(link.mode, Mode::NativeXdp | Mode::GenericXdp);
-    let ours = links.iter().filter(is_xdp).find(|link| link.interface == uplink.index);
+    let ours = links.iter().filter(is_xdp).find(|link| link.interface() == Some(uplink.index));
     match (ours, uplink.xdp.first()) {
         (Some(link), Some(_)) => {
             Row::pass(WHAT, format!("{name} is up, an agent's program is there by {}", link.mode))
@@ -139,6 +139,7 @@ fn read(setting: &str) -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::cli::check::report::Verdict;
+    use crate::dataplane::Place;
 
     fn uplink(up: bool, xdp: &[u32]) -> Interface {
         Interface { index: 2, name: "eth0".to_owned(), up, xdp: xdp.to_vec() }
@@ -157,8 +158,8 @@ mod tests {
 
     #[test]
     fn an_uplink_is_up_and_free_or_an_agents_own() {
-        let ours = LinkPin { program: "edge".to_owned(), mode: Mode::NativeXdp, interface: 2 };
-        let elsewhere = LinkPin { interface: 3, ..ours.clone() };
+        let ours = LinkPin { program: "edge".to_owned(), mode: Mode::NativeXdp, place: Place::Interface(2) };
+        let elsewhere = LinkPin { place: Place::Interface(3), ..ours.clone() };
         for (interface, links, verdict) in [
             (uplink(true, &[]), &[][..], Verdict::Pass),
             (uplink(false, &[]), &[], Verdict::Fail),

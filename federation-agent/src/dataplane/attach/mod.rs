@@ -4,6 +4,7 @@
 //! agent were killed in that moment (making a link takes a tenth of a second on a busy machine, most of it after packets
 //! see its program): so a new link holds an idle program until it is pinned, and only then the one that serves.
 
+mod cgroup;
 mod clsact;
 mod tcx;
 mod xdp;
@@ -22,21 +23,23 @@ use clap::ValueEnum;
 use nix::net::if_::if_indextoname;
 use tracing::warn;
 
-use super::pins::{LinkPin, Pins};
+use super::pins::{LinkPin, Pins, Place};
 
+pub(super) use cgroup::attach as cgroup;
 pub(super) use xdp::attach as xdp;
 
-/// How a program sits on its interface.
+/// How a program sits where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Tcx,
     Clsact,
     NativeXdp,
     GenericXdp,
+    Cgroup,
 }
 
 impl Mode {
-    const ALL: [Self; 4] = [Self::Tcx, Self::Clsact, Self::NativeXdp, Self::GenericXdp];
+    const ALL: [Self; 5] = [Self::Tcx, Self::Clsact, Self::NativeXdp, Self::GenericXdp, Self::Cgroup];
 
     pub(super) fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.to_string() == name)
@@ -50,6 +53,7 @@ impl fmt::Display for Mode {
             Self::Clsact => "clsact",
             Self::NativeXdp => "native_xdp",
             Self::GenericXdp => "generic_xdp",
+            Self::Cgroup => "cgroup",
         })
     }
 }
@@ -129,7 +133,11 @@ impl Hook {
     }
 
     fn pin(self, mode: TcMode, interface: u32) -> LinkPin {
-        LinkPin { program: self.program().to_owned(), mode: mode.pinned_as(), interface }
+        LinkPin {
+            program: self.program().to_owned(),
+            mode: mode.pinned_as(),
+            place: Place::Interface(interface),
+        }
     }
 }
 
@@ -174,12 +182,9 @@ pub(super) fn forget(pins: &Pins, interface: u32) -> Result<()> {
 
 /// Removes the pins of interfaces that went while no agent looked.
 pub(super) fn forget_departed(pins: &Pins) -> Result<()> {
-    for pin in pins.links()? {
-        if !exists(pin.interface) {
-            forget(pins, pin.interface)?;
-        }
-    }
-    Ok(())
+    let links = pins.links()?;
+    let departed = links.iter().filter_map(LinkPin::interface).filter(|interface| !exists(*interface));
+    departed.into_iter().try_for_each(|interface| forget(pins, interface))
 }
 
 /// Detaches what no vanishing pin detaches.
@@ -188,14 +193,11 @@ pub(super) fn forget_departed(pins: &Pins) -> Result<()> {
 /// It is attached in another network namespace.
 pub(super) fn detach_filters(pins: &Pins) -> Result<()> {
     let links = pins.links()?;
-    let filters: Vec<_> = links.iter().filter(|pin| pin.mode == Mode::Clsact).collect();
+    let filters: Vec<&LinkPin> = links.iter().filter(|pin| pin.mode == Mode::Clsact).collect();
     if !filters.is_empty() {
         pins.ensure_same_netns()?;
     }
-    for pin in filters {
-        forget(pins, pin.interface)?;
-    }
-    Ok(())
+    filters.into_iter().filter_map(LinkPin::interface).try_for_each(|interface| forget(pins, interface))
 }
 
 /// Whether the interface is (still) in this network namespace.
@@ -212,8 +214,8 @@ fn adopt(path: &Path) -> Result<Option<FdLink>> {
     Ok(Some(FdLink::from(link)))
 }
 
-/// Whether the program is in the pinned link now. A link whose interface is gone takes none: its pin goes too.
-fn done(swapped: Result<FdLink>, path: &Path) -> Result<bool> {
+/// Whether the program is in the pinned link now. A link whose interface or cgroup is gone takes none: its pin goes too.
+fn done<T>(swapped: Result<T>, path: &Path) -> Result<bool> {
     match swapped {
         // The pin holds the link; this handle may close.
         Ok(_handle) => Ok(true),

@@ -8,7 +8,7 @@ use aya::{
 use tracing::warn;
 
 use super::{Mode, adopt, done, keep, known_interface, loaded, remove};
-use crate::dataplane::pins::{LinkPin, Pins};
+use crate::dataplane::pins::{LinkPin, Pins, Place};
 
 const PROGRAM: &str = "edge";
 const IDLE: &str = "idle_xdp";
@@ -71,5 +71,5 @@ pub(super) fn forget(pins: &Pins, interface: u32) -> Result<()> {
 }
 
 fn pin(mode: Mode, interface: u32) -> LinkPin {
-    LinkPin { program: PROGRAM.to_owned(), mode, interface }
+    LinkPin { program: PROGRAM.to_owned(), mode, place: Place::Interface(interface) }
 }
