@@ -239,10 +239,9 @@ impl Watch {
 
     fn hear(&mut self, progress: Progress, now: Instant) {
         match progress {
-            Progress::Uneasy { shard, last_attempt } => {
-                if self.verdicts.is_failing(&shard) {
-                    self.verdicts.call_witnesses(&shard, last_attempt);
-                } else {
+            Progress::LastAttempt { shard, at } => self.verdicts.call_witnesses(&shard, at),
+            Progress::Uneasy { shard } => {
+                if !self.verdicts.is_failing(&shard) {
                     self.roster.hurry_others(&shard, now);
                 }
             }

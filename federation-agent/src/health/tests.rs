@@ -139,13 +139,11 @@ impl Bench {
             Manner::Well => vec![done(Duration::from_millis(5))],
             Manner::Refusing => vec![done(Duration::from_millis(130))],
             Manner::Silent => vec![
-                (
-                    self.now + inquiry.patience / 2,
-                    Progress::Uneasy {
-                        shard: inquiry.shard.clone(),
-                        last_attempt: self.now + inquiry.check.begin(1),
-                    },
-                ),
+                {
+                    let at = self.now + inquiry.check.begin(1);
+                    (at, Progress::LastAttempt { shard: inquiry.shard.clone(), at })
+                },
+                (self.now + inquiry.patience / 2, Progress::Uneasy { shard: inquiry.shard.clone() }),
                 done(inquiry.patience),
             ],
         }
@@ -258,6 +256,19 @@ fn who_was_doubted_is_dead_once_others_speak() {
     bench.run(Duration::from_secs(3));
     assert!(matches!(bench.verdict(NEXT), Some(Verdict::Failed { .. })), "{:?}", bench.verdict(NEXT));
     assert_eq!(bench.verdict(FAR), None);
+}
+
+#[test]
+fn a_witness_that_speaks_all_the_time_is_heard() {
+    // Nobody knows yet how far the silent one is: it is waited for much longer than until the witness speaks again.
+    let mut bench = Bench::new(&[HERE, NEXT, FAR], 1);
+    bench.set(NEXT, Manner::Silent);
+    for _ in 0..6 {
+        bench.used(1);
+        bench.used(2);
+        bench.run(Duration::from_secs(1));
+    }
+    assert!(matches!(bench.verdict(NEXT), Some(Verdict::Failed { .. })), "{:?}", bench.verdict(NEXT));
 }
 
 #[test]

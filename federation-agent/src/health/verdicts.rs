@@ -179,8 +179,8 @@ impl Verdicts {
         returns.insert(who, Return { at: now, hold });
     }
 
-    /// An inquiry of a shard that fails has put its last question: have others spoken since the silence began, and before
-    /// that?
+    /// An inquiry has put its last question. Where the shard fails: have others spoken since its silence began, and before
+    /// that? Asked at this moment, for of each cluster the latest word alone is known.
     pub(super) fn call_witnesses(&mut self, key: &ShardKey, last_attempt: Instant) {
         let Some(failings) = self.shards.get_mut(key) else { return };
         let all = || failings.all.iter().chain(failings.endpoints.values());

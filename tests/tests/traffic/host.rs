@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use federation_agent::dataplane::{Mode, view::View};
 use federation_tests::{
     client,
@@ -170,7 +170,8 @@ async fn a_socket_of_the_node_is_ended_when_its_backend_dies() -> Result<()> {
     world.member(NEXT)?.cluster().power_off()?;
     for (vip, mut stream, datagrams, loose) in sockets {
         // Nobody sends anything: whoever reads would wait for ever.
-        let error = timeout(PATIENCE, stream.read_u8()).await?.expect_err("the connection is ended");
+        let read = timeout(PATIENCE, stream.read_u8()).await.with_context(|| world.lab().logs())?;
+        let error = read.expect_err("the connection is ended");
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
         let error = timeout(PATIENCE, datagrams.recv(&mut [0])).await?.expect_err("the socket is ended");
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);

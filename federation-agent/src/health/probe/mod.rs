@@ -37,11 +37,14 @@ pub(super) struct Inquiry {
 /// What becomes of an inquiry.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// Half of the patience is over and somebody has not answered, or somebody has said no. All questions were put before
-    /// `last_attempt`.
+    /// The last questions are put now, and somebody has not answered yet.
+    LastAttempt {
+        shard: ShardKey,
+        at: Instant,
+    },
+    /// Half of the patience is over and somebody has not answered, or somebody has said no.
     Uneasy {
         shard: ShardKey,
-        last_attempt: Instant,
     },
     Done(Report),
 }
@@ -89,11 +92,20 @@ pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Pr
     };
     let (mut sampled, mut others) = (ask_all(sample), ask_all(again));
     let mut report = Report { shard, asked, sample: Vec::new(), again: Vec::new(), trouble: None };
-    let uneasy = sleep_until(asked + patience / 2);
-    tokio::pin!(uneasy);
-    let mut told = false;
+    let (last, uneasy) = (sleep_until(last_attempt), sleep_until(asked + patience / 2));
+    tokio::pin!(last, uneasy);
+    let (mut was_last, mut told) = (false, false);
     loop {
+        let waits = !(sampled.is_empty() && others.is_empty());
         let doubtful = tokio::select! {
+            // First, for what fails at once ends with the last attempt.
+            biased;
+            () = &mut last, if !was_last && waits => {
+                was_last = true;
+                // Nobody listens any more when the agent ends; here and below.
+                let _ = progress.send(Progress::LastAttempt { shard: report.shard.clone(), at: last_attempt });
+                false
+            }
             Some(outcome) = sampled.next() => {
                 let failed = matches!(&outcome, Ok(Answer { result: Err(_), .. }));
                 report.take(outcome, |report| &mut report.sample);
@@ -103,13 +115,12 @@ pub(super) async fn inquire(inquiry: Inquiry, progress: mpsc::UnboundedSender<Pr
                 report.take(outcome, |report| &mut report.again);
                 false
             }
-            () = &mut uneasy, if !(told || sampled.is_empty() && others.is_empty()) => true,
+            () = &mut uneasy, if !told && waits => true,
             else => break,
         };
         if doubtful && !told {
             told = true;
-            // Nobody listens any more when the agent ends; here and below.
-            let _ = progress.send(Progress::Uneasy { shard: report.shard.clone(), last_attempt });
+            let _ = progress.send(Progress::Uneasy { shard: report.shard.clone() });
         }
     }
     let _ = progress.send(Progress::Done(report));
