@@ -50,6 +50,11 @@ async fn the_page_leads_from_bare_clusters_to_the_first_request_and_back() -> Re
     world.europe().member().set_all_ready(true).await?;
     world.served_by(client.namespace(), server, EUROPE).await?;
 
+    // So is who has no network of his own: this process, for the moment.
+    let node = world.europe().kubelets()[0].node();
+    node.host().take_in_this_process()?;
+    world.served_by(node.namespace(), server, EUROPE).await?;
+
     // Agents are replaced while somebody asks.
     let before = world.agent()?.first()?;
     let enough = Arc::new(AtomicBool::new(false));
@@ -116,7 +121,10 @@ async fn an_agent_has_what_its_manifest_gives_it_and_nothing_else() -> Result<()
     };
     world.lab.wait_for("the agent lives again", PATIENCE, lives).await?;
     let said = agent.run(&["/federation-agent", "status"]).await?;
-    assert!(said.success && said.output.contains("from_pod"), "as `kubectl exec` would: {}", said.output);
+    assert!(said.success, "as `kubectl exec` would: {}", said.output);
+    for program in ["from_pod", "connect4"] {
+        assert!(said.output.contains(program), "{}", said.output);
+    }
     Ok(())
 }
 

@@ -256,7 +256,6 @@ fn ask<P: Peer>(peer: P, asking: Asking) -> Outcome {
         let Some(chosen) = SLOTS.get(offset + hash::slot(hash, attempt, size)).copied() else { continue };
         let Some(backend) = P::Family::backends().get(chosen) else { continue };
         if backend.state == BackendState::Active {
-            count::socket(id, chosen);
             return send_on(peer, &asked, id, (chosen, backend), asking, Outcome::Opened);
         }
     }
@@ -285,11 +284,11 @@ fn send_on<P: Peer>(
     if !is_known && SOCKETS.insert(&answer, &vip, 0).is_err() {
         return Outcome::FlowsFull;
     }
-    if asking == Asking::EachTime
-        && outcome == Outcome::Opened
-        && SOCKETS.insert(asked, &between(answer.address, port), 0).is_err()
-    {
-        return Outcome::FlowsFull;
+    if outcome == Outcome::Opened {
+        if asking == Asking::EachTime && SOCKETS.insert(asked, &between(answer.address, port), 0).is_err() {
+            return Outcome::FlowsFull;
+        }
+        count::socket(frontend, id);
     }
     health::used(id, now());
     peer.set(address, port);

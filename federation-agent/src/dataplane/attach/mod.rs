@@ -232,6 +232,15 @@ fn keep(link: FdLink, path: &Path) -> Result<FdLink> {
     Ok(link.pin(path).with_context(|| format!("pin the link {}", path.display()))?.into())
 }
 
+/// The program is in a link that was just pinned, or the pin goes: a link that does nothing is not left behind.
+fn serving(swapped: Result<FdLink>, path: &Path) -> Result<()> {
+    swapped.map(drop).inspect_err(|_| {
+        if let Err(error) = remove(path) {
+            warn!("a link that does nothing stays pinned: {error:#}");
+        }
+    })
+}
+
 /// Removes a pin, if it is there.
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {

@@ -10,7 +10,7 @@ use aya::{
     },
 };
 
-use super::{Hook, TcMode, adopt, done, keep, loaded};
+use super::{Hook, TcMode, adopt, done, keep, loaded, serving};
 use crate::dataplane::pins::Pins;
 
 const IDLE: &str = "idle_tc";
@@ -27,7 +27,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, hook: Hook, interface: u32, n
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = idle.attach_with_options(name, hook.direction(), order)?;
     let link = keep(FdLink::try_from(idle.take_link(id)?)?, &path)?;
-    swap(ebpf, hook, link).map(drop)
+    serving(swap(ebpf, hook, link), &path)
 }
 
 /// Puts the program into the link.

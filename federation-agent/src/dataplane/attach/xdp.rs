@@ -7,7 +7,7 @@ use aya::{
 };
 use tracing::warn;
 
-use super::{Mode, adopt, done, keep, known_interface, loaded, remove};
+use super::{Mode, adopt, done, keep, known_interface, loaded, remove, serving};
 use crate::dataplane::pins::{LinkPin, Pins, Place};
 
 const PROGRAM: &str = "edge";
@@ -30,8 +30,9 @@ pub(in crate::dataplane) fn attach(ebpf: &mut Ebpf, pins: &Pins, interface: u32)
         }
     }
     let (mode, link) = hold(ebpf, interface, &name)?;
-    let link = keep(link, &pins.link(&pin(mode, interface)))?;
-    swap(ebpf, link).with_context(|| format!("put {PROGRAM} on {name}"))?;
+    let path = pins.link(&pin(mode, interface));
+    let link = keep(link, &path)?;
+    serving(swap(ebpf, link), &path).with_context(|| format!("put {PROGRAM} on {name}"))?;
     Ok(mode)
 }
 
