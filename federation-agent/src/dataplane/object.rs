@@ -115,9 +115,23 @@ pub fn jiffies() -> Result<Jiffies> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use federation_ebpf::address::Address as _;
 
     use super::*;
+
+    /// The linker orders forward declarations by chance: with several, the same sources give several objects.
+    #[test]
+    fn no_type_of_the_programs_is_a_forward_declaration() {
+        let object = concat!(env!("OUT_DIR"), "/federation-ebpf");
+        let output = Command::new("bpftool").args(["btf", "dump", "file", object]).output().expect("bpftool");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let types = String::from_utf8(output.stdout).expect("text");
+        assert!(types.contains("] STRUCT '__sk_buff' "), "the programs have their types with them");
+        let declared: Vec<_> = types.lines().filter(|line| line.contains("] FWD ")).collect();
+        assert!(declared.is_empty(), "name these in the signature of `describe`: {declared:?}");
+    }
 
     #[test]
     fn a_family_without_a_range_has_one_that_nobody_sends_to() {

@@ -11,7 +11,7 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_flow_keys, bpf_sock},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
         bpf_skb_store_bytes,
@@ -144,3 +144,10 @@ pub fn back(skb: Skb) -> i32 {
 fn done(code: i64) -> Result<(), Outcome> {
     if code == 0 { Ok(()) } else { Err(Outcome::NotWritable) }
 }
+
+/// Never called: the signature has the types that `__sk_buff` points to described in full.
+///
+/// A type that is merely pointed to becomes a forward declaration, and LLVM writes those in the order of addresses in its
+/// memory (`BTFDebug::endModule`), another one at each link. Where there is none, the same sources give the same object.
+#[unsafe(no_mangle)]
+extern "C" fn describe(_keys: &bpf_flow_keys, _socket: &bpf_sock) {}
