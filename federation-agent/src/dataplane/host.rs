@@ -39,7 +39,7 @@ fn netns_cookie() -> Result<u64> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .context("open a socket to ask for its network namespace")?;
     let mut cookie = 0_u64;
-    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    let mut length: libc::socklen_t = 8;
     // SAFETY: the value is as large as is said, and lives until the call is over.
     let result = unsafe {
         libc::getsockopt(

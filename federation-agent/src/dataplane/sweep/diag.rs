@@ -13,6 +13,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
 
+/// `AF_INET` and `AF_INET6`, as wide as they stand in messages.
+const INET: u8 = 2;
+const INET6: u8 = 10;
+
+/// Flags of `linux/netlink.h`, likewise.
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+const DUMP: u16 = 0x300;
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
@@ -30,6 +39,9 @@ const COOKIE: usize = 40;
 /// Where it begins in `struct inet_diag_req_v2` and in `struct inet_diag_msg`.
 const IDENTITY_ASKED: usize = 8;
 const IDENTITY_TOLD: usize = 4;
+/// The header and `struct inet_diag_req_v2`.
+const REQUEST_LENGTH: u32 = 72;
+const _: () = assert!(REQUEST_LENGTH as usize == HEADER + IDENTITY_ASKED + IDENTITY);
 /// What the kernel sends at once at most.
 const ANSWER: usize = 32 * 1024;
 
@@ -68,10 +80,8 @@ impl Diag {
     /// The kernel does not tell.
     pub(super) fn connected(&self, protocol: Protocol) -> io::Result<Vec<Socket>> {
         let mut sockets = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let family = family as u8;
-            let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-            self.send(SOCK_DIAG_BY_FAMILY, flags, family, protocol, &[0; IDENTITY])?;
+        for family in [INET, INET6] {
+            self.send(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, family, protocol, &[0; IDENTITY])?;
             self.listen(|told| match told {
                 Told::Socket(body) => {
                     sockets.extend(Socket::read(body, protocol));
@@ -89,8 +99,7 @@ impl Diag {
     /// # Errors
     /// The kernel refuses, or has no such command (`CONFIG_INET_DIAG_DESTROY`).
     pub(super) fn end(&self, socket: &Socket) -> io::Result<()> {
-        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
-        self.send(SOCK_DESTROY, flags, socket.family, socket.protocol, &socket.identity)?;
+        self.send(SOCK_DESTROY, REQUEST | ACKNOWLEDGE, socket.family, socket.protocol, &socket.identity)?;
         let ended = self.listen(|told| match told {
             Told::Outcome(outcome) => outcome.map(|()| false),
             Told::Socket(_) | Told::End => Ok(true),
@@ -104,12 +113,12 @@ impl Diag {
     fn send(
         &self,
         kind: u16,
-        flags: i32,
+        flags: u16,
         family: u8,
         protocol: Protocol,
         identity: &[u8; IDENTITY],
     ) -> io::Result<()> {
-        let request = request(kind, flags as u16, family, protocol, identity);
+        let request = request(kind, flags, family, protocol, identity);
         sendto(self.socket.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         Ok(())
     }
@@ -143,7 +152,7 @@ impl Socket {
         let [port_high, port_low] = [self.identity[PEER_PORT], self.identity[PEER_PORT + 1]];
         let mut address = [0; 16];
         address.copy_from_slice(&self.identity[PEER_ADDRESS..PEER_ADDRESS + 16]);
-        if i32::from(self.family) == libc::AF_INET {
+        if self.family == INET {
             let [a, b, c, d, ..] = address;
             address = [a, b, c, d].mapped();
         }
@@ -161,10 +170,9 @@ fn request(
     family: u8,
     protocol: Protocol,
     identity: &[u8; IDENTITY],
-) -> [u8; HEADER + IDENTITY_ASKED + IDENTITY] {
-    let mut request = [0; HEADER + IDENTITY_ASKED + IDENTITY];
-    let length = request.len() as u32;
-    request[..4].copy_from_slice(&length.to_ne_bytes());
+) -> [u8; REQUEST_LENGTH as usize] {
+    let mut request = [0; REQUEST_LENGTH as usize];
+    request[..4].copy_from_slice(&REQUEST_LENGTH.to_ne_bytes());
     request[4..6].copy_from_slice(&kind.to_ne_bytes());
     request[6..8].copy_from_slice(&flags.to_ne_bytes());
     let body = &mut request[HEADER..];
