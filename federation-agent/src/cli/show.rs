@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
+    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use federation_ebpf::{
 use super::table::Table;
 use crate::dataplane::{
     self, LinkPin, Place,
-    view::{Backend, Fill, Flow, Frontend, View},
+    view::{Backend, Fill, Flow, Frontend, Socket, View},
 };
 
 #[derive(ClapArgs, Debug)]
@@ -50,7 +51,8 @@ pub(super) fn backends(args: &Args) -> Result<()> {
 
 /// Every connection.
 pub(super) fn flows(args: &Args) -> Result<()> {
-    print(&flow_table(&View::open(&args.bpf_dir)?.flows()?).to_string())
+    let view = View::open(&args.bpf_dir)?;
+    print(&flow_table(&view.flows()?, &view.sockets()?).to_string())
 }
 
 /// A reader that has seen enough (`| head`) is no failure.
@@ -159,7 +161,7 @@ fn backend_table(backends: &[Backend]) -> Table {
     table
 }
 
-fn flow_table(flows: &[Flow]) -> Table {
+fn flow_table(flows: &[Flow], sockets: &[Socket]) -> Table {
     let mut table = Table::new(["PROTOCOL", "CLIENT", "VIP", "BACKEND", "STATE", "IDLE", "NOTES"]);
     for flow in flows {
         table.row([
@@ -177,6 +179,12 @@ fn flow_table(flows: &[Flow]) -> Table {
             idle(flow.idle),
             notes(flow),
         ]);
+    }
+    for Socket { client, vip, backend, protocol: of } in sockets {
+        let [client, vip, backend] = [client, vip, backend].map(SocketAddr::to_string);
+        let unseen = || "-".to_owned();
+        let note = "a socket of this node, whose packets are not seen".to_owned();
+        table.row([protocol(*of).to_owned(), client, vip, backend, unseen(), unseen(), note]);
     }
     table
 }

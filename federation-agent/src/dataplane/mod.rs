@@ -5,6 +5,7 @@
 mod ask;
 mod attach;
 mod batch;
+mod diag;
 mod events;
 mod family;
 mod flows;

@@ -7,7 +7,6 @@
 //!
 //! Sockets in the node's own network are ended by the kernel itself, which knows their numbers.
 
-mod diag;
 mod segment;
 
 use std::{
@@ -26,6 +25,7 @@ use federation_ebpf::{
 use tracing::{info, warn};
 
 use super::{
+    diag::Diag,
     family::{Family, V4, V6},
     flows::Moment,
     now,
@@ -33,7 +33,6 @@ use super::{
     read,
     tables::Write,
 };
-use diag::Diag;
 use segment::Sender;
 
 /// Segments that are sent at once, and the pause after them: each is answered through the programs, whose refusals are

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -25,6 +25,7 @@ use federation_ebpf::{
 
 use super::{
     batch,
+    diag::Diag,
     family::{Family, V4, V6},
     flows::Moment,
     now,
@@ -59,6 +60,15 @@ pub struct Backend {
     pub state: BackendState,
     pub place: BackendPlace,
     pub counter: Counter,
+}
+
+/// A socket of the node's own network that is connected to a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    pub backend: SocketAddr,
+    pub protocol: Protocol,
 }
 
 /// A connection: its entry of the direction from client to VIP.
@@ -173,6 +183,35 @@ impl View {
         flows.extend(connections::<V6>(read::flows(&self.pins)?, now));
         flows.sort_by_key(|flow| (flow.client, flow.vip, flow.protocol));
         Ok(flows)
+    }
+
+    /// By client and VIP: those of this thread's network, as far as they have a peer.
+    ///
+    /// # Errors
+    /// The map cannot be read, or the kernel does not tell of sockets.
+    pub fn sockets(&self) -> Result<Vec<Socket>> {
+        let entries = read::elements::<SocketKey, SocketPeer>(&self.pins, "SOCKETS")?;
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entries: HashMap<_, _> = entries.into_iter().collect();
+        let diag = Diag::new().context("open a socket to ask for others")?;
+        let mut sockets = Vec::new();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for socket in diag.connected(protocol).context("list the sockets of this node")? {
+                let key = socket.key();
+                let Some(peer) = entries.get(&key) else { continue };
+                let at = |address, port| SocketAddr::new(IpAddr::from(address).to_canonical(), port);
+                sockets.push(Socket {
+                    client: socket.local(),
+                    vip: at(peer.address, peer.port),
+                    backend: at(key.address, key.port),
+                    protocol,
+                });
+            }
+        }
+        sockets.sort_by_key(|socket| (socket.client, socket.vip, socket.protocol));
+        Ok(sockets)
     }
 
     /// What became of packets, in the order of the enum; those that are nobody's business are not counted.

@@ -141,7 +141,7 @@ async fn a_version_that_is_no_longer_known_is_gone() {
     );
 }
 
-/// What a watcher of ConfigMaps has seen so far, by name.
+/// What a watcher of `ConfigMap`s has seen so far, by name.
 struct Follower<'a> {
     events: BoxStream<'a, Result<Event<ConfigMap>, watcher::Error>>,
     seen: BTreeMap<String, String>,

@@ -64,6 +64,10 @@ async fn sockets_of_the_node_itself_talk_to_virtual_ips_and_believe_so() -> Resu
         world.host_is_led_to(vip, NEAR).await?;
         let stream = world.node.namespace().connect(SocketAddr::new(vip, SERVICE_HTTP_PORT)).await?;
         assert_eq!(stream.peer_addr()?, SocketAddr::new(vip, SERVICE_HTTP_PORT));
+        let listed = world.node.namespace().run(|| world.view()?.sockets())??;
+        let own = listed.iter().find(|socket| socket.client.port() == stream.local_addr().unwrap().port());
+        let own = own.with_context(|| format!("{listed:?}"))?;
+        assert_eq!(own.vip, SocketAddr::new(vip.to_canonical(), SERVICE_HTTP_PORT));
 
         let server = SocketAddr::new(vip, SERVICE_ECHO_PORT);
         let socket = world.node.namespace().udp(SocketAddr::new(any(vip), 0))?;
@@ -118,7 +122,7 @@ async fn sockets_of_other_networks_are_left_alone() -> Result<()> {
     world.node.host().take_in_this_process()?;
     // This process is below the cgroup of the node, but these sockets are of a pod: as those of all pods of a real node.
     let server = SocketAddr::new(world.vips[0], SERVICE_HTTP_PORT);
-    let sockets = || Ok::<_, anyhow::Error>(fill(&world.view()?, "SOCKETS")?);
+    let sockets = || fill(&world.view()?, "SOCKETS");
     client::get(world.client.namespace(), server, REQUEST).await?;
     assert_eq!(sockets()?, 0);
     client::get(world.node.namespace(), server, REQUEST).await?;

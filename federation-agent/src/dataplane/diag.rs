@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -33,7 +34,9 @@ const HEADER: usize = size_of::<libc::nlmsghdr>();
 /// `struct inet_diag_sockid`: ports, addresses, interface and, last, the cookie as two words, the lower half first. What
 /// comes second of ports and addresses is the peer's.
 const IDENTITY: usize = 48;
+const LOCAL_PORT: usize = 0;
 const PEER_PORT: usize = 2;
+const LOCAL_ADDRESS: usize = 4;
 const PEER_ADDRESS: usize = 20;
 const COOKIE: usize = 40;
 /// Where it begins in `struct inet_diag_req_v2` and in `struct inet_diag_msg`.
@@ -149,18 +152,31 @@ impl Socket {
 
     /// The socket and its peer, as `SOCKETS` has them.
     pub(super) fn key(&self) -> SocketKey {
-        let [port_high, port_low] = [self.identity[PEER_PORT], self.identity[PEER_PORT + 1]];
-        let mut address = [0; 16];
-        address.copy_from_slice(&self.identity[PEER_ADDRESS..PEER_ADDRESS + 16]);
-        if self.family == INET {
-            let [a, b, c, d, ..] = address;
-            address = [a, b, c, d].mapped();
-        }
         let word = |at: usize| {
             self.identity[at..].first_chunk().map_or(0, |bytes| u64::from(u32::from_ne_bytes(*bytes)))
         };
         let (low, high) = (word(COOKIE), word(COOKIE + 4));
-        SocketKey::new(high << 32 | low, address, u16::from_be_bytes([port_high, port_low]), self.protocol)
+        SocketKey::new(high << 32 | low, self.address(PEER_ADDRESS), self.port(PEER_PORT), self.protocol)
+    }
+
+    /// Its own address and port.
+    pub(super) fn local(&self) -> SocketAddr {
+        let address = IpAddr::from(self.address(LOCAL_ADDRESS)).to_canonical();
+        SocketAddr::new(address, self.port(LOCAL_PORT))
+    }
+
+    /// IPv4 mapped into IPv6.
+    fn address(&self, at: usize) -> [u8; 16] {
+        let bytes = &self.identity[at..];
+        if self.family == INET {
+            bytes.first_chunk::<4>().copied().unwrap_or_default().mapped()
+        } else {
+            bytes.first_chunk().copied().unwrap_or_default()
+        }
+    }
+
+    fn port(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.identity[at], self.identity[at + 1]])
     }
 }
 
