@@ -1,15 +1,21 @@
 //! What answers of DNS cost, beside a server that does nothing else and serves the same zone, which it has copied from us.
 //!
-//! Each server has one processor, whoever asks has the other one. What an answer weighs is told too: the bytes that come
+//! Each server has one processor, whoever asks has the other one. The floor is a loop that sends every question back: what it
+//! takes, the machine takes. What an answer weighs is told too: the bytes that come
 //! back for each byte of a question are what a forged sender could do to others.
 
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -20,7 +26,10 @@ use federation_agent::{
 };
 use hickory_proto::rr::RecordType;
 
-use super::{Case, Measurement, Promise, cpu::Cpus};
+use super::{
+    Case, Measurement, Promise,
+    cpu::{Cpus, stay_on},
+};
 use crate::{
     client,
     federation::{DOMAIN, FEDERATION, NAMESPACE, PATIENCE, VIP_RANGE},
@@ -34,6 +43,7 @@ const SERVICES: u32 = 10_000;
 
 /// Ours, and the one beside it.
 const SERVERS: [(&str, u16); 2] = [("federation-agent", 5300), ("nsd", 5301)];
+const FLOOR: u16 = 5302;
 
 /// Of every turn: as many questions as a server takes in this time.
 const TURNS: usize = 5;
@@ -60,6 +70,13 @@ struct Servers {
     host: Host,
     cpus: Cpus,
     questions: PathBuf,
+    floor: Floor,
+}
+
+/// A loop on a thread of its own that sends each question back as an answer, until it is dropped.
+struct Floor {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 /// Measures both servers in turns.
@@ -67,10 +84,11 @@ struct Servers {
 /// # Errors
 /// A server does not come up, or `dnsperf` cannot be run.
 pub async fn measure() -> Result<Vec<Measurement>> {
-    let servers = Servers::start().await?;
+    let mut servers = Servers::start().await?;
     let mut measured = Vec::new();
     let mut rates = SERVERS.map(|_| Vec::new());
     let mut latencies = SERVERS.map(|_| Vec::new());
+    let mut floor = Vec::new();
     for turn in 0..=TURNS {
         for (server, (_, port)) in SERVERS.iter().enumerate() {
             let (rate, latency) = (servers.rate(*port)?, servers.latency(*port)?);
@@ -80,7 +98,12 @@ pub async fn measure() -> Result<Vec<Measurement>> {
                 latencies[server].push(latency);
             }
         }
+        let latency = servers.latency(FLOOR)?;
+        if turn > 0 {
+            floor.push(latency);
+        }
     }
+    servers.floor.end()?;
     let alone =
         |name, unit, samples: &[f64]| Case { name, unit, against: None, promise: None }.alone(samples);
     measured.push(alone("dns/rate/nsd", "1/s", &rates[1])?);
@@ -91,14 +114,11 @@ pub async fn measure() -> Result<Vec<Measurement>> {
         promise: Some(RATE_PROMISE),
     };
     measured.push(case.beside(&rates[0], &rates[1])?);
-    measured.push(alone("dns/latency_p99/nsd", "ms", &latencies[1])?);
-    let case = Case {
-        name: "dns/latency_p99/federation",
-        unit: "ms",
-        against: Some("dns/latency_p99/nsd"),
-        promise: Some(LATENCY_PROMISE),
-    };
-    measured.push(case.beside(&latencies[0], &latencies[1])?);
+    measured.push(alone("dns/latency_p99/floor", "ms", &floor)?);
+    let beside = |name, promise| Case { name, unit: "ms", against: Some("dns/latency_p99/floor"), promise };
+    measured.push(beside("dns/latency_p99/nsd", None).beside(&latencies[1], &floor)?);
+    let ours = beside("dns/latency_p99/federation", Some(LATENCY_PROMISE));
+    measured.push(ours.beside(&latencies[0], &floor)?);
     for (name, prefix, kind) in WEIGHED {
         let owner = format!("{prefix}{}", name_of(SERVICES / 2));
         let ratio = servers.amplification(&owner, kind).await?;
@@ -113,7 +133,9 @@ impl Servers {
         let host = lab.host("names")?;
         let questions = lab.folder().join("questions");
         fs::write(&questions, questions_of_all()).context("write the questions")?;
-        let servers = Self { lab, host, cpus: Cpus::two()?, questions };
+        let cpus = Cpus::two()?;
+        let floor = Floor::start(&host, cpus.server)?;
+        let servers = Self { lab, host, cpus, questions, floor };
         servers.start_ours()?;
         servers.answers(SERVERS[0].1).await?;
         servers.start_nsd()?;
@@ -212,6 +234,52 @@ impl Servers {
 
     fn namespace(&self) -> &Namespace {
         self.host.namespace()
+    }
+}
+
+impl Floor {
+    /// How long it may take to notice that it is over.
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    fn start(host: &Host, cpu: usize) -> Result<Self> {
+        let socket = host.namespace().run(|| UdpSocket::bind(at(FLOOR)))?.context("bind the floor")?;
+        socket.set_read_timeout(Some(Self::PATIENCE)).context("prepare the floor")?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            stay_on(cpu)?;
+            let mut packet = [0; 512];
+            while !over.load(Ordering::Relaxed) {
+                match socket.recv_from(&mut packet) {
+                    Ok((length, client)) => {
+                        // The flag QR: an answer (RFC 1035, section 4.1.1).
+                        packet[2] |= 0x80;
+                        // Who has gone waits for nothing.
+                        let _ = socket.send_to(&packet[..length], client);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error).context("receive questions at the floor"),
+                }
+            }
+            Ok(())
+        });
+        Ok(Self { is_over, thread: Some(thread) })
+    }
+
+    /// # Errors
+    /// It has not answered all the time.
+    fn end(&mut self) -> Result<()> {
+        self.is_over.store(true, Ordering::Relaxed);
+        match self.thread.take() {
+            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
