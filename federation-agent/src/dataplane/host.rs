@@ -18,7 +18,7 @@ use siphasher::sip::SipHasher24;
 use super::prerequisites::Lack;
 
 /// Where systems have cgroup v2: alone, or beside v1.
-pub const CGROUP_DIRS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+const CGROUP_DIRS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// No network at all.
 pub(super) const NOBODY: HostNetwork = HostNetwork { cookie: 0, client: 0, reserved: 0 };

@@ -50,7 +50,7 @@ use tracing::{info, warn};
 pub use ask::{Course, Tuple};
 pub use attach::{Mode, TcAttach, interface_name};
 pub use events::{BackendName, Event, Events};
-pub use host::{CGROUP_DIRS, cgroup2};
+pub use host::cgroup2;
 pub use object::jiffies;
 pub use pins::{LinkPin, Place};
 pub use prerequisites::{Lack, bpffs, btf, check_kernel, kernel_release};

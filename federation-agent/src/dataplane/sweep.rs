@@ -84,7 +84,8 @@ impl Sweep {
     /// # Errors
     /// The flows cannot be read, or no segment can be made. That single segments cannot be sent is logged.
     pub fn run(self) -> Result<()> {
-        self.end_sockets()?;
+        // Whatever comes of these, those who wait behind packets are told.
+        let sockets = self.end_sockets();
         for round in 0..ROUNDS {
             let now = Moment::at(now()?);
             let v4 = waiting::<V4>(&read::flows(&self.pins)?, &self.dead, now);
@@ -98,7 +99,7 @@ impl Sweep {
                 thread::sleep(SILENCE);
             }
         }
-        Ok(())
+        sockets
     }
 
     /// Ends the node's own sockets that were told of the dead. A socket without a peer goes elsewhere by itself.
