@@ -2,14 +2,17 @@
 //! waits for a task to be started.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
     sync::Arc,
     thread,
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 use tokio::{
+    io::Interest,
     net,
     runtime::Builder,
     sync::{oneshot, watch},
@@ -20,6 +23,9 @@ use super::responder::Responder;
 
 /// Larger than any question that is answered with more than an error.
 const LARGEST_QUESTION: usize = 4096;
+
+/// Questions that are taken at once.
+const CROWD: usize = 32;
 
 /// Answers at `socket` until nobody holds the other end of `end` any more. What comes out is why it ended.
 ///
@@ -52,29 +58,76 @@ async fn answer_until(socket: UdpSocket, responder: &Responder, mut end: watch::
 }
 
 async fn answer(socket: &net::UdpSocket, responder: &Responder) -> Result<()> {
-    let mut packet = [0; LARGEST_QUESTION];
+    let mut room = Room { packets: vec![[0; LARGEST_QUESTION]; CROWD], headers: headers(CROWD) };
+    let mut answers = Vec::with_capacity(CROWD);
     loop {
-        let (length, client) = match socket.recv_from(&mut packet).await {
-            Ok(received) => received,
+        let hear = |question: &[u8], client| {
+            answers.extend(responder.over_udp(question, client).map(|answer| (answer, client)));
+        };
+        match receive(socket, &mut room, hear).await {
+            Ok(()) => {}
             // The news of an answer that did not arrive.
             Err(error)
-                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) =>
-            {
-                continue;
-            }
+                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {}
             Err(error) => return Err(error).context("receive questions over UDP"),
+        }
+        send(socket, &answers).await;
+        answers.clear();
+    }
+}
+
+/// Where a crowd of questions is received.
+struct Room {
+    packets: Vec<[u8; LARGEST_QUESTION]>,
+    headers: MultiHeaders<SockaddrStorage>,
+}
+
+fn headers(count: usize) -> MultiHeaders<SockaddrStorage> {
+    MultiHeaders::preallocate(count, None)
+}
+
+/// Waits for questions, and takes as many as there are.
+async fn receive(
+    socket: &net::UdpSocket,
+    Room { packets, headers }: &mut Room,
+    mut hear: impl FnMut(&[u8], SocketAddr),
+) -> io::Result<()> {
+    let receive = || {
+        let mut slices: Vec<_> = packets.iter_mut().map(|packet| [IoSliceMut::new(packet)]).collect();
+        let flags = MsgFlags::MSG_DONTWAIT;
+        for message in recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)? {
+            let question = message.iovs().next().unwrap_or_default();
+            // Nobody can be answered at port 0.
+            if let Some(client) = message.address.as_ref().and_then(address).filter(|it| it.port() != 0) {
+                hear(question, client);
+            }
+        }
+        Ok(())
+    };
+    socket.async_io(Interest::READABLE, receive).await
+}
+
+/// Whoever cannot be answered asks again.
+async fn send(socket: &net::UdpSocket, answers: &[(Vec<u8>, SocketAddr)]) {
+    let mut rest = answers;
+    while let [(_, client), others @ ..] = rest {
+        let send = || {
+            let slices: Vec<_> = rest.iter().map(|(answer, _)| [IoSlice::new(answer)]).collect();
+            let clients: Vec<_> = rest.iter().map(|(_, client)| Some((*client).into())).collect();
+            let (mut headers, flags) = (headers(rest.len()), MsgFlags::MSG_DONTWAIT);
+            Ok(sendmmsg(socket.as_raw_fd(), &mut headers, &slices, clients, [], flags)?.count())
         };
-        if let Some(response) = responder.over_udp(&packet[..length], client) {
-            send(socket, &response, client).await;
+        match socket.async_io(Interest::WRITABLE, send).await {
+            Ok(sent) => rest = &rest[sent..],
+            Err(error) => {
+                debug!(%client, %error, "an answer could not be sent");
+                rest = others;
+            }
         }
     }
 }
 
-/// Whoever cannot be answered asks again.
-async fn send(socket: &net::UdpSocket, response: &[u8], client: SocketAddr) {
-    if client.port() != 0
-        && let Err(error) = socket.send_to(response, client).await
-    {
-        debug!(%client, %error, "an answer could not be sent");
-    }
+fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }
