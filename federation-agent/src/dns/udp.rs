@@ -1,5 +1,7 @@
 //! The loop that answers over UDP, on a thread of its own: what else the process does delays no answer, and no answer
 //! waits for a task to be started.
+//!
+//! A crowd that waits is taken as one, and answered as one: to wake who asks takes longer than to make an answer.
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
