@@ -120,6 +120,7 @@ async fn each_thing_that_a_node_lacks_fails_in_a_row_of_its_own() -> Result<()> 
 
     fails(&["--uplink", "eth7"], &[], &["uplink"])?;
     fails(&["--bpf-dir", "/tmp/federation"], &[], &["BPF file system"])?;
+    fails(&["--cgroup", "/tmp"], &[], &["cgroup v2"])?;
     let mut command = world.check_command(&["--state-dir", "/var/lib/federation"], &[])?;
     make_var_read_only(&mut command);
     let (passed, rows) = findings(command)?;

@@ -46,13 +46,7 @@ impl World {
 
     /// Waits until a connection from the node itself is answered by `cluster`.
     async fn host_is_led_to(&self, vip: IpAddr, cluster: &str) -> Result<()> {
-        let server = SocketAddr::new(vip, SERVICE_HTTP_PORT);
-        let answered = async || {
-            let answer = client::get(self.node.namespace(), server, REQUEST).await?;
-            ensure!(answer.cluster == cluster, "{answer:?} answers");
-            Ok(())
-        };
-        self.lab().wait_for(format!("{cluster} answers the node at {server}"), PATIENCE, answered).await
+        self.leads_from(self.node.namespace(), vip, cluster).await
     }
 }
 

@@ -11,7 +11,7 @@ use federation_ebpf::outcome::Outcome;
 use federation_tests::{
     client,
     federation::{Federation, Member, PATIENCE, SERVICE_HTTP_PORT, my_dual_stack_service, three_clusters},
-    lab::{Lab, Node, Pod},
+    lab::{Lab, Namespace, Node, Pod},
 };
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
@@ -64,15 +64,21 @@ impl World {
         self.federation.member(name)
     }
 
-    /// Waits until requests to the VIP are answered by `cluster`.
+    /// Waits until requests of the client to the VIP are answered by `cluster`.
     pub async fn leads_to(&self, vip: IpAddr, cluster: &str) -> Result<()> {
+        self.leads_from(self.client.namespace(), vip, cluster).await
+    }
+
+    /// Waits until requests from this network are.
+    pub async fn leads_from(&self, from: &Namespace, vip: IpAddr, cluster: &str) -> Result<()> {
         let server = SocketAddr::new(vip, SERVICE_HTTP_PORT);
         let answered = async || {
-            let answer = client::get(self.client.namespace(), server, REQUEST).await?;
+            let answer = client::get(from, server, REQUEST).await?;
             ensure!(answer.cluster == cluster, "{answer:?} answers");
             Ok(())
         };
-        self.lab().wait_for(format!("{cluster} answers at {server}"), PATIENCE, answered).await
+        let what = format!("{cluster} answers {} at {server}", from.name());
+        self.lab().wait_for(what, PATIENCE, answered).await
     }
 
     /// Makes all pods of `cluster` unready and waits until both VIPs lead to `next`.
