@@ -22,6 +22,7 @@ pub mod hash;
 pub mod maps;
 pub mod outcome;
 pub mod packet;
+pub mod slots;
 pub mod tcp;
 pub mod translate;
 

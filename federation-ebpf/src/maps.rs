@@ -11,11 +11,11 @@ use crate::{address::Address, outcome::Outcome, tcp::TcpState};
 pub use socket::{HostNetwork, SocketKey, SocketPeer};
 
 /// Number of the layout below; part of the pins' path, so that an agent never reads another layout's maps.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Frontends of a family at most.
 pub const FRONTENDS: usize = 65_536;
-/// Slots of all tables together, both families', at least: the agent makes as many as the machine affords.
+/// Words of all tables of slots together, both families', at least: the agent makes as many as the machine affords.
 pub const SLOTS: usize = 1 << 21;
 /// Backends of a family at most, with id 0, which names nobody.
 pub const BACKENDS: usize = 131_072;
@@ -86,6 +86,27 @@ pub struct Frontend {
     pub fallback_size: u32,
     pub affinity: Affinity,
     pub reserved: [u8; 3],
+}
+
+/// Value of `SLOTS`: slots of a table, or ids of its backends. [`crate::slots`] says how they lie in it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The first slot's come first, and of each number the least.
+    pub bytes: [u8; 8],
+}
+
+impl From<u64> for Word {
+    fn from(number: u64) -> Self {
+        Self { bytes: number.to_le_bytes() }
+    }
+}
+
+impl From<Word> for u64 {
+    #[inline(always)]
+    fn from(word: Word) -> Self {
+        Self::from_le_bytes(word.bytes)
+    }
 }
 
 #[repr(u8)]

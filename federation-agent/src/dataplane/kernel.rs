@@ -1,13 +1,16 @@
 //! The maps' writing side: carries out one `Write` at a time. What reads them is in `read`.
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::{net::IpAddr, ops::Range, sync::atomic::Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, MapError},
 };
-use federation_ebpf::maps::{Frontend, FrontendKey};
+use federation_ebpf::{
+    filter,
+    maps::{Frontend, FrontendKey},
+};
 
 use super::{
     batch,
@@ -19,8 +22,8 @@ use super::{
 pub(super) struct Maps {
     v4: FamilyMaps,
     v6: FamilyMaps,
-    slots: Map,
-    filter: Map,
+    slots: Slots,
+    filter: Mapped<Word>,
 }
 
 /// Those that there is one of for each family.
@@ -36,8 +39,8 @@ impl Maps {
         Ok(Self {
             v4: FamilyMaps::take::<V4>(ebpf)?,
             v6: FamilyMaps::take::<V6>(ebpf)?,
-            slots: take(ebpf, "SLOTS")?,
-            filter: take(ebpf, "RETURN_FILTER")?,
+            slots: Slots { map: take(ebpf, "SLOTS")?, window: None },
+            filter: Mapped::of(data(&take(ebpf, "RETURN_FILTER")?)?, 0..filter::WORDS)?,
         })
     }
 
@@ -47,8 +50,12 @@ impl Maps {
                 IpAddr::V4(address) => self.v4.write_backend(*id, value, address.octets()),
                 IpAddr::V6(address) => self.v6.write_backend(*id, value, address.octets()),
             },
-            Write::Filter { word, bits } => batch::write_array(data(&self.filter)?, *word, &[*bits]),
-            Write::Slots { offset, ids } => write_slots(data(&self.slots)?, *offset, ids),
+            Write::Filter { word, bits } => {
+                let Word(written) = self.filter.get(*word as usize).context("no such word")?;
+                written.store(*bits, Ordering::Release);
+                Ok(())
+            }
+            Write::Slots { offset, words } => self.slots.write(*offset, words),
             Write::Frontend { key, value } => match key.address {
                 IpAddr::V4(address) => self.v4.write_frontend(key, value, address.octets()),
                 IpAddr::V6(address) => self.v6.write_frontend(key, value, address.octets()),
@@ -87,25 +94,47 @@ impl FamilyMaps {
     }
 }
 
-/// In place: ten million of them would take seconds by system calls. Packets read a slice only when its frontend, which is
-/// written later and by a call, says so.
-fn write_slots(slots: &MapData, offset: u32, ids: &[u32]) -> Result<()> {
-    let end = u32::try_from(ids.len()).ok().and_then(|length| offset.checked_add(length));
-    let slice = Mapped::<Word>::of(slots, offset..end.context("more slots than there can be")?)?;
-    for (Word(slot), id) in slice.iter().zip(ids) {
-        slot.store(*id, Ordering::Release);
-    }
-    Ok(())
+/// The map of slots, written in place: ten million words would take seconds by system calls.
+struct Slots {
+    map: Map,
+    /// What was written last, and some of what lies behind: tables that are made together mostly lie there.
+    window: Option<(Range<u32>, Mapped<Word>)>,
 }
 
-/// `size` slots, from `offset` on.
+impl Slots {
+    /// Words of the window: a megabyte.
+    const WINDOW: u32 = 1 << 17;
+
+    /// Packets read a slice only when its frontend, which is written later and by a call, says so.
+    fn write(&mut self, offset: u32, words: &[u64]) -> Result<()> {
+        let end = u32::try_from(words.len()).ok().and_then(|length| offset.checked_add(length));
+        let wanted = offset..end.context("more slots than there can be")?;
+        let (open, window) = match self.window.take() {
+            Some((open, window)) if open.start <= wanted.start && wanted.end <= open.end => (open, window),
+            _ => self.open(&wanted)?,
+        };
+        for (Word(written), word) in window[(wanted.start - open.start) as usize..].iter().zip(words) {
+            written.store(word.to_le(), Ordering::Release);
+        }
+        self.window = Some((open, window));
+        Ok(())
+    }
+
+    fn open(&self, wanted: &Range<u32>) -> Result<(Range<u32>, Mapped<Word>)> {
+        let map = data(&self.map)?;
+        let room = map.info().context("ask for the map's size")?.max_entries();
+        let end = wanted.start.saturating_add(Self::WINDOW).min(room).max(wanted.end);
+        Ok((wanted.start..end, Mapped::of(map, wanted.start..end)?))
+    }
+}
+
+/// Words of the map of slots.
 ///
 /// # Errors
 /// There are not that many.
-pub(super) fn read_slots(slots: &MapData, offset: u32, size: u32) -> Result<Vec<u32>> {
-    let end = offset.checked_add(size).context("more slots than there can be")?;
-    let slice = Mapped::<Word>::of(slots, offset..end)?;
-    Ok(slice.iter().map(|Word(slot)| slot.load(Ordering::Acquire)).collect())
+pub(super) fn read_slots(slots: &MapData, words: Range<u32>) -> Result<Vec<u64>> {
+    let slice = Mapped::<Word>::of(slots, words)?;
+    Ok(slice.iter().map(|Word(word)| u64::from_le(word.load(Ordering::Acquire))).collect())
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

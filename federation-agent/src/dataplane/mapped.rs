@@ -8,7 +8,7 @@ use std::{
     ops::{Deref, Range},
     os::fd::AsFd as _,
     ptr::NonNull,
-    sync::atomic::AtomicU32,
+    sync::atomic::AtomicU64,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,9 +27,9 @@ const STRIDE: usize = 8;
 /// It consists of atomic numbers, for which any bits will do, and of padding.
 pub(super) unsafe trait Element {}
 
-/// A number, and the room that the kernel leaves behind it.
-#[repr(C, align(8))]
-pub(super) struct Word(pub AtomicU32);
+/// A number as wide as elements are apart.
+#[repr(transparent)]
+pub(super) struct Word(pub AtomicU64);
 
 // SAFETY: as it stands there.
 unsafe impl Element for Word {}
@@ -89,6 +89,9 @@ impl<T> Drop for Mapped<T> {
 
 // SAFETY: a mapping belongs to the process and not to a thread.
 unsafe impl<T> Send for Mapped<T> {}
+
+// SAFETY: as shared as its elements, of which it hands out references alone.
+unsafe impl<T: Sync> Sync for Mapped<T> {}
 
 fn page_size() -> Result<usize> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?.context("the system has no page size")?;

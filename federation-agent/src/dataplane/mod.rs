@@ -13,6 +13,7 @@ mod host;
 mod kernel;
 mod mapped;
 mod object;
+mod packed;
 mod pins;
 mod prerequisites;
 mod program_log;
@@ -65,8 +66,9 @@ use family::{Family, V4, V6};
 use flows::Moment;
 use kernel::Maps;
 use object::Constants;
+use packed::Packed;
 use pins::Pins;
-use tables::{Slice, Tables};
+use tables::Tables;
 
 /// Whether a pod's interface was still there to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +156,8 @@ impl DataPlane {
         let maps = Maps::take(&mut ebpf)?;
         let mut tables = Tables::new(config.seed, slots);
         let slots = read::open(pins, "SLOTS")?;
-        let table = |slice: Slice| kernel::read_slots(&slots, slice.offset, slice.size).context("read SLOTS");
+        let words = |words| kernel::read_slots(&slots, words).context("read SLOTS");
+        let table = |table| Packed::read(table, words);
         tables.adopt(read::backends(pins)?, read::frontends(pins)?, read::filter(pins)?, table, now()?)?;
         attach::forget_departed(pins)?;
         let (tc, cgroup) = (config.tc_attach.choose(), config.cgroup.clone());

@@ -21,7 +21,7 @@ use federation_ebpf::{
     filter,
     maps::{
         self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA, SocketKey,
-        SocketPeer, Use,
+        SocketPeer, Use, Word,
     },
 };
 
@@ -74,7 +74,7 @@ struct Shape {
 const SHAPES: [Shape; 18] = [
     frontends::<V4>(),
     frontends::<V6>(),
-    Shape { grows: true, flags: MMAPABLE, ..shape::<u32, u32>("SLOTS", MapType::Array, maps::SLOTS) },
+    Shape { grows: true, flags: MMAPABLE, ..shape::<u32, Word>("SLOTS", MapType::Array, maps::SLOTS) },
     backends::<V4>(),
     backends::<V6>(),
     flows::<V4>(),
@@ -82,7 +82,7 @@ const SHAPES: [Shape; 18] = [
     fragments::<V4>(),
     fragments::<V6>(),
     shape::<SocketKey, SocketPeer>("SOCKETS", MapType::LruHash, maps::SOCKETS),
-    shape::<u32, u64>("RETURN_FILTER", MapType::Array, filter::WORDS as usize),
+    Shape { flags: MMAPABLE, ..shape::<u32, u64>("RETURN_FILTER", MapType::Array, filter::WORDS as usize) },
     shape::<u32, Counter>("FRONTEND_COUNTERS", MapType::PerCpuArray, maps::FRONTENDS),
     shape::<u32, Counter>("BACKEND_COUNTERS", MapType::PerCpuArray, maps::BACKENDS),
     Shape { flags: MMAPABLE, ..shape::<u32, Use>("BACKEND_USE", MapType::Array, maps::BACKENDS) },

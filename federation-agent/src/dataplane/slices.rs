@@ -5,22 +5,21 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use federation_ebpf::maps;
 
-/// How many slots there shall be on a machine with this much memory, in bytes.
+/// How many words of slots there shall be on a machine with this much memory, in bytes.
 ///
-/// A slot takes eight bytes, for the kernel rounds elements of arrays up to that, and every table has at least 100 slots a
-/// backend, so that 10 000 services of 10 endpoints need 10 million slots: 80 MB, which is little for the machines that such
-/// federations have, and much for a small one. The 128th part of the memory is 128 MB of 16 GB. A map keeps the size that it
-/// was made with.
+/// A word takes eight bytes, and the table of up to 16 backends a thousand of them, so that 10 000 services of 10 endpoints
+/// need 80 MB, which is little for the machines that such federations have, and much for a small one. The 128th part of
+/// the memory is 128 MB of 16 GB. A map keeps the size that it was made with.
 pub(super) fn affordable(memory: u64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "about two million")]
     const LEAST: u32 = maps::SLOTS as u32;
     const MOST: u32 = 1 << 26;
-    const SLOT_BYTES: u64 = 8;
-    let slots = memory / 128 / SLOT_BYTES;
-    u32::try_from(slots).unwrap_or(MOST).clamp(LEAST, MOST)
+    const WORD_BYTES: u64 = 8;
+    let words = memory / 128 / WORD_BYTES;
+    u32::try_from(words).unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
-/// First fit over what is free. Sizes are few (primes near powers of two), so that holes fit again.
+/// First fit over what is free. Sizes are few (powers of two, and a little), so that holes fit again.
 #[derive(Debug, Default)]
 pub(super) struct Slices {
     /// Offset to length, never two that touch.
@@ -33,27 +32,27 @@ impl Slices {
         Self { free: BTreeMap::from([(0, size)]), taken: BTreeMap::new() }
     }
 
-    /// The offset of a slice of `size` slots.
+    /// The offset of a slice of `size` words.
     ///
     /// # Errors
     /// No hole is large enough.
     pub(super) fn take(&mut self, size: u32) -> Result<u32> {
         let hole = self.free.iter().find(|(_, length)| **length >= size);
         let (offset, _) =
-            hole.with_context(|| format!("the data plane has no room for a table of {size} slots"))?;
+            hole.with_context(|| format!("the data plane has no room for a table of {size} words"))?;
         let offset = *offset;
         self.claim(offset, size)?;
         Ok(offset)
     }
 
-    /// Takes exactly these slots.
+    /// Takes exactly these words.
     ///
     /// # Errors
     /// Some of them are taken.
     pub(super) fn claim(&mut self, offset: u32, size: u32) -> Result<()> {
         let hole = self.free.range(..=offset).next_back().map(|(start, length)| (*start, *length));
-        let (start, length) = hole.with_context(|| format!("slot {offset} is taken"))?;
-        ensure!(start + length >= offset + size, "some of the slots {offset} to {} are taken", offset + size);
+        let (start, length) = hole.with_context(|| format!("word {offset} is taken"))?;
+        ensure!(start + length >= offset + size, "some of the words {offset} to {} are taken", offset + size);
         self.free.remove(&start);
         if start < offset {
             self.free.insert(start, offset - start);
@@ -90,16 +89,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_follow_the_machines_memory_within_bounds() {
+    fn words_follow_the_machines_memory_within_bounds() {
         const GB: u64 = 1 << 30;
-        for (memory, slots) in [
+        for (memory, words) in [
             (GB / 2, 1 << 21),
             (2 * GB, 1 << 21),
             (16 * GB, 1 << 24),
             (64 * GB, 1 << 26),
             (1024 * GB, 1 << 26),
         ] {
-            assert_eq!(affordable(memory), slots, "{memory}");
+            assert_eq!(affordable(memory), words, "{memory}");
         }
     }
 

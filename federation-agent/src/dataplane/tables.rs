@@ -4,29 +4,40 @@
 //! that names it is replaced; and what a packet may still hold (a slice of slots, a backend's id) rests before it is
 //! used again.
 
+mod ahead;
 mod backends;
 mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
-use federation_ebpf::maps::{self, Affinity, Backend, Frontend, FrontendKey, Protocol};
+use anyhow::{Error, Result, ensure};
+use federation_ebpf::{
+    maps::{self, Affinity, Backend, Frontend, FrontendKey, Protocol},
+    slots::Table,
+};
 
 use backends::{Backends, Identity, Shift};
-pub(super) use slots::Slice;
-use slots::{Entrant, Slots};
+use slots::{Draft, Entrant, Slots};
 
-use super::protocol::{kernel_protocol, model_protocol};
+use super::{
+    packed::Packed,
+    protocol::{kernel_protocol, model_protocol},
+};
 use crate::{
     model,
     plan::{self, Plan, ServicePlan, Target, maglev::Grain},
 };
+
+/// Frontends whose tables are made while those of as many others are written: all of a large federation's together would be as
+/// large as the map of slots.
+const BATCH: usize = 128;
 
 pub(super) type BackendValue = Backend<IpAddr>;
 pub(super) type FrontendName = FrontendKey<IpAddr>;
@@ -37,7 +48,7 @@ pub(super) type FrontendName = FrontendKey<IpAddr>;
 pub(super) enum Write {
     Backend { id: u32, value: BackendValue },
     Filter { word: u32, bits: u64 },
-    Slots { offset: u32, ids: Vec<u32> },
+    Slots { offset: u32, words: Vec<u64> },
     Frontend { key: FrontendName, value: Frontend },
     RemoveFrontend { key: FrontendName },
 }
@@ -50,7 +61,7 @@ impl fmt::Display for Write {
         match self {
             Self::Backend { id, value } => write!(f, "backend {id} ({}, {:?})", value.address, value.state),
             Self::Filter { word, .. } => write!(f, "word {word} of the return filter"),
-            Self::Slots { offset, ids } => write!(f, "{} slots from {offset} on", ids.len()),
+            Self::Slots { offset, words } => write!(f, "{} words of slots from {offset} on", words.len()),
             Self::Frontend { key, .. } => write!(f, "the frontend {}", name(key)),
             Self::RemoveFrontend { key } => write!(f, "the removal of the frontend {}", name(key)),
         }
@@ -92,13 +103,13 @@ impl Tables {
         Self { slots: Slots::new(seed, slots), ..Self::default() }
     }
 
-    /// Takes over what the maps of an agent before this one hold, both families' alike. `slots` reads a table.
+    /// Takes over what the maps of an agent before this one hold, both families' alike. `read` reads a table.
     pub(super) fn adopt(
         &mut self,
         backends: impl IntoIterator<Item = (u32, BackendValue)>,
         frontends: impl IntoIterator<Item = (FrontendName, Frontend)>,
         filter: impl IntoIterator<Item = (u32, u64)>,
-        slots: impl Fn(Slice) -> Result<Vec<u32>>,
+        read: impl Fn(Table) -> Result<Packed>,
         now: Duration,
     ) -> Result<()> {
         self.backends.adopt(backends, filter, now)?;
@@ -108,8 +119,8 @@ impl Tables {
                 self.vips.insert(key.address, value);
                 continue;
             }
-            for slice in slices(&value) {
-                self.slots.adopt(slice, &slots)?;
+            for table in tables(&value) {
+                self.slots.adopt(table, &read)?;
             }
             let frontend =
                 plan::Frontend { vip: key.address, protocol: model_protocol(key.protocol)?, port: key.port };
@@ -153,7 +164,7 @@ impl Tables {
         self.silence_vips(&serving, write);
         self.flip_frontends(&turn, now, write)?;
         self.announce_vips(&serving, write)?;
-        if std::mem::replace(&mut self.settled, true) {
+        if mem::replace(&mut self.settled, true) {
             self.backends.retire(turn.shifts.into_keys(), now, write);
         } else {
             self.backends.retire(self.backends.identities().into_iter(), now, write);
@@ -179,41 +190,78 @@ impl Tables {
     }
 
     fn flip_frontends(&mut self, turn: &Turn<'_>, now: Duration, write: &mut Writer<'_>) -> Result<()> {
-        for (frontend, target) in &turn.put {
-            let key = key(frontend);
-            let old = self.frontends.get(frontend).copied();
-            // The new slices first: where nothing has changed they are the old ones, which nobody else may hold.
-            let main = self.slots.take(&self.entrants(&target.backends, &target.full), Grain::Fine, write)?;
-            let fallback =
-                self.slots.take(&self.entrants(&target.fallback, &BTreeMap::new()), Grain::Coarse, write)?;
-            let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
-            let value = Frontend {
-                id: match old {
-                    Some(old) => old.id,
-                    None => self.new_frontend_id()?,
-                },
-                offset: main.offset,
-                size: main.size,
-                fallback_offset: fallback.offset,
-                fallback_size: fallback.size,
-                affinity,
-                reserved: [0; 3],
-            };
-            if old != Some(value) {
-                write(Write::Frontend { key, value });
-                self.frontends.insert(*frontend, value);
+        let put: Vec<_> = turn.put.iter().collect();
+        let seed = self.slots.seed();
+        let make = |drafts: &mut [Draft; 2]| {
+            for draft in drafts {
+                draft.make(seed);
             }
-            for slice in old.iter().flat_map(slices) {
-                self.slots.give_back(slice, now);
+        };
+        thread::scope(|scope| {
+            let mut under_way = None;
+            for batch in put.chunks(BATCH).map(Some).chain([None]) {
+                let next = batch.map(|batch| {
+                    let drafts = batch.iter().map(|(_, target)| self.drafts(target)).collect();
+                    (batch, ahead::start(scope, drafts, make))
+                });
+                let Some((batch, drafts)) = mem::replace(&mut under_way, next) else { continue };
+                for ((frontend, target), drafts) in batch.iter().zip(drafts.finish()) {
+                    self.put(frontend, target, drafts, now, write)?;
+                }
             }
-        }
+            Ok::<_, Error>(())
+        })?;
         for frontend in &turn.gone {
             let Some(value) = self.frontends.remove(frontend) else { continue };
             write(Write::RemoveFrontend { key: key(frontend) });
             self.free_frontends.push(value.id);
-            for slice in slices(&value) {
-                self.slots.give_back(slice, now);
+            for table in tables(&value) {
+                self.slots.give_back(table, now);
             }
+        }
+        Ok(())
+    }
+
+    /// A target's table and that of its fallback.
+    fn drafts(&self, target: &Target) -> [Draft; 2] {
+        [
+            self.slots.draft(self.entrants(&target.backends, &target.full), Grain::Fine),
+            self.slots.draft(self.entrants(&target.fallback, &BTreeMap::new()), Grain::Coarse),
+        ]
+    }
+
+    fn put(
+        &mut self,
+        frontend: &plan::Frontend,
+        target: &Target,
+        [main, fallback]: [Draft; 2],
+        now: Duration,
+        write: &mut Writer<'_>,
+    ) -> Result<()> {
+        let key = key(frontend);
+        let old = self.frontends.get(frontend).copied();
+        // The new tables first: where nothing has changed they are the old ones, which nobody else may hold.
+        let main = self.slots.take(main, write)?;
+        let fallback = self.slots.take(fallback, write)?;
+        let affinity = if target.client_ip_affinity { Affinity::ClientIp } else { Affinity::None };
+        let value = Frontend {
+            id: match old {
+                Some(old) => old.id,
+                None => self.new_frontend_id()?,
+            },
+            offset: main.offset,
+            size: main.size,
+            fallback_offset: fallback.offset,
+            fallback_size: fallback.size,
+            affinity,
+            reserved: [0; 3],
+        };
+        if old != Some(value) {
+            write(Write::Frontend { key, value });
+            self.frontends.insert(*frontend, value);
+        }
+        for table in old.iter().flat_map(tables) {
+            self.slots.give_back(table, now);
         }
         Ok(())
     }
@@ -358,11 +406,11 @@ fn ports<V>(vip: IpAddr, of: &BTreeMap<plan::Frontend, V>) -> impl Iterator<Item
     of.range(first..).take_while(move |(frontend, _)| frontend.vip == vip)
 }
 
-/// The slices that a frontend names.
-fn slices(frontend: &Frontend) -> [Slice; 2] {
+/// The tables that a frontend names.
+pub(super) fn tables(frontend: &Frontend) -> [Table; 2] {
     [
-        Slice { offset: frontend.offset, size: frontend.size },
-        Slice { offset: frontend.fallback_offset, size: frontend.fallback_size },
+        Table { offset: frontend.offset, size: frontend.size },
+        Table { offset: frontend.fallback_offset, size: frontend.fallback_size },
     ]
 }
 

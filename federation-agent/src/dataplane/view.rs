@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
+    ops::Range,
     path::Path,
     time::Duration,
 };
@@ -29,8 +30,9 @@ use super::{
     family::{Family, V4, V6},
     flows::Moment,
     now,
+    packed::Packed,
     pins::{LinkPin, Pins},
-    read,
+    read, tables,
 };
 
 /// The data plane of a node, as it is pinned.
@@ -112,6 +114,16 @@ impl View {
         Ok(Self { pins })
     }
 
+    /// What reads words of the map of slots.
+    fn slots(&self) -> Result<impl Fn(Range<u32>) -> Result<Vec<u64>>> {
+        let map = read::open(&self.pins, "SLOTS")?;
+        Ok(move |words: Range<u32>| {
+            let count = words.end - words.start;
+            let words = batch::read_array::<u64>(&map, words.start, count).context("read SLOTS")?;
+            Ok(words.into_iter().map(u64::from_le).collect())
+        })
+    }
+
     /// What is attached where.
     ///
     /// # Errors
@@ -125,14 +137,15 @@ impl View {
     /// # Errors
     /// A map cannot be read.
     pub fn frontends(&self) -> Result<Vec<Frontend>> {
-        let slots = read::open(&self.pins, "SLOTS")?;
+        let slots = self.slots()?;
         let counters = self.per_cpu("FRONTEND_COUNTERS")?;
         let mut frontends = Vec::new();
         for (key, value) in read::frontends(&self.pins)? {
             let mut shares = BTreeMap::new();
             // An ICMP frontend has no table.
             if key.protocol != Protocol::Icmp {
-                for id in batch::read_array(&slots, value.offset, value.size).context("read SLOTS")? {
+                let [table, _] = tables::tables(&value);
+                for id in Packed::read(table, &slots)?.ids() {
                     *shares.entry(id).or_default() += 1;
                 }
             }
@@ -235,8 +248,17 @@ impl View {
     pub fn fills(&self) -> Result<Vec<Fill>> {
         let frontends = read::frontends(&self.pins)?;
         let backends = self.backends()?;
-        let slots = frontends.iter().filter(|(key, _)| key.protocol != Protocol::Icmp);
-        let slots: usize = slots.map(|(_, frontend)| frontend.size as usize).sum();
+        // Frontends may share a table.
+        let ports = frontends.iter().filter(|(key, _)| key.protocol != Protocol::Icmp);
+        let tables: BTreeMap<_, _> = ports
+            .flat_map(|(_, frontend)| tables::tables(frontend))
+            .map(|table| (table.offset, table))
+            .collect();
+        let slots = self.slots()?;
+        let mut words = 0;
+        for table in tables.into_values() {
+            words += Packed::read(table, &slots)?.words.len();
+        }
         let bits: u32 = read::filter(&self.pins)?.iter().map(|(_, bits)| bits.count_ones()).sum();
         let of_family = |v4: bool| {
             (
@@ -246,7 +268,7 @@ impl View {
         };
         let mut fills = self.family_fills::<V4>(of_family(true))?;
         fills.extend(self.family_fills::<V6>(of_family(false))?);
-        fills.push(Fill { map: "SLOTS", used: Some(slots), room: self.room("SLOTS")? });
+        fills.push(Fill { map: "SLOTS", used: Some(words), room: self.room("SLOTS")? });
         let sockets = read::elements::<SocketKey, SocketPeer>(&self.pins, "SOCKETS")?.len();
         fills.push(Fill { map: "SOCKETS", used: Some(sockets), room: self.room("SOCKETS")? });
         fills.push(Fill { map: "RETURN_FILTER", used: Some(bits as usize), room: filter::BITS as usize });

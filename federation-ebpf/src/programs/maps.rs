@@ -12,8 +12,9 @@ use federation_ebpf::{
     filter,
     maps::{
         self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, HostNetwork,
-        Jiffies, Ports, Range, SocketKey, SocketPeer, Use,
+        Jiffies, Ports, Range, SocketKey, SocketPeer, Use, Word,
     },
+    slots::Table,
 };
 
 use super::scratch::Room;
@@ -31,9 +32,9 @@ pub static FRONTENDS_V4: Frontends<[u8; 4]> = HashMap::new();
 #[btf_map]
 pub static FRONTENDS_V6: Frontends<[u8; 16]> = HashMap::new();
 
-/// Maglev slots of all tables, each a slice of this array, to backend ids.
+/// Maglev slots of all tables, each a slice of this array, with the ids of its backends.
 #[btf_map]
-pub static SLOTS: Array<u32, { maps::SLOTS }, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static SLOTS: Array<Word, { maps::SLOTS }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Backend id to address, port and state. An id is used in one of the two.
 #[btf_map]
@@ -59,7 +60,7 @@ pub static SOCKETS: LruHashMap<SocketKey, SocketPeer, { maps::SOCKETS }> = LruHa
 
 /// One bit a hash of (backend address, port), of both families.
 #[btf_map]
-pub static RETURN_FILTER: Array<u64, { filter::WORDS as usize }> = Array::new();
+pub static RETURN_FILTER: Array<u64, { filter::WORDS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Packets, bytes and flows by frontend id.
 #[btf_map]
@@ -172,3 +173,9 @@ macro_rules! family {
 
 family!(V4, [u8; 4], VIP_V4, [u32; 2], FRONTENDS_V4, BACKENDS_V4, FLOWS_V4, FRAGMENTS_V4);
 family!(V6, [u8; 16], VIP_V6, [u64; 4], FRONTENDS_V6, BACKENDS_V6, FLOWS_V6, FRAGMENTS_V6);
+
+/// The id of the backend in a slot.
+#[inline(always)]
+pub fn id_in(table: Table, slot: u32) -> Option<u32> {
+    table.id(slot, |word| SLOTS.get(word).copied().map(u64::from))
+}

@@ -9,6 +9,7 @@ use federation_ebpf::{
     },
     outcome::Outcome,
     packet::{Ip, Packet},
+    slots::Table,
     tcp::TcpState,
 };
 
@@ -17,7 +18,7 @@ use super::{
     event::{self, About},
     flow::{is_expired, now, passed, silence},
     health::{self, Avoided},
-    maps::{Family, SLOTS},
+    maps::{Family, id_in},
     scratch::Scratch,
 };
 
@@ -45,9 +46,8 @@ pub enum Reach {
 /// What a new flow is made of, beside its first packet.
 pub struct Choice {
     frontend: u32,
-    /// The slices of `SLOTS`.
-    near: Slice,
-    fallback: Slice,
+    near: Table,
+    fallback: Table,
     affinity: Affinity,
     /// What picks the slots.
     hash: u32,
@@ -70,12 +70,6 @@ pub struct Choice {
     refusal: Outcome,
 }
 
-#[derive(Clone, Copy)]
-struct Slice {
-    offset: u32,
-    size: u32,
-}
-
 impl Choice {
     /// The backend to try.
     #[inline(always)]
@@ -84,8 +78,8 @@ impl Choice {
             return Some(self.spare);
         }
         let falls_back = FALLBACK_ATTEMPTS.contains(&attempt) && self.fallback.size != 0;
-        let Slice { offset, size } = if falls_back { self.fallback } else { self.near };
-        SLOTS.get(offset + hash::slot(self.hash, attempt, size)).copied()
+        let table = if falls_back { self.fallback } else { self.near };
+        id_in(table, hash::slot(self.hash, attempt, table.size))
     }
 
     /// Whether another is to be tried first. Who is only of a silent cluster is still better than the silent one itself.
@@ -145,8 +139,8 @@ fn prepare<F: Family>(scratch: &mut Scratch<F::Address>, reach: Reach) -> Option
     // In the scratch and not in registers: the verifier would walk through all that follows for each of their values.
     scratch.choice.write(Choice {
         frontend: id,
-        near: Slice { offset, size },
-        fallback: Slice { offset: fallback_offset, size: if may_fall_back { fallback_size } else { 0 } },
+        near: Table { offset, size },
+        fallback: Table { offset: fallback_offset, size: if may_fall_back { fallback_size } else { 0 } },
         affinity,
         hash: match affinity {
             Affinity::None => spread,

@@ -16,13 +16,14 @@ use federation_ebpf::{
     maps::{Affinity, Backend, BackendState, Frontend, FrontendKey, SocketKey, SocketPeer},
     outcome::{Outcome, Verdict},
     packet,
+    slots::Table,
 };
 
 use super::{
     count,
     flow::now,
     health,
-    maps::{self, Family, SLOTS, SOCKETS, V4, V6},
+    maps::{self, Family, SOCKETS, V4, V6},
     reply::may_be_ours,
 };
 
@@ -252,8 +253,9 @@ fn ask<P: Peer>(peer: P, asking: Asking) -> Outcome {
         Affinity::None => hash::socket(&asked),
         Affinity::ClientIp => maps::host().client,
     };
+    let table = Table { offset, size };
     for attempt in 0..SLOT_ATTEMPTS {
-        let Some(chosen) = SLOTS.get(offset + hash::slot(hash, attempt, size)).copied() else { continue };
+        let Some(chosen) = maps::id_in(table, hash::slot(hash, attempt, size)) else { continue };
         let Some(backend) = P::Family::backends().get(chosen) else { continue };
         if backend.state == BackendState::Active {
             return send_on(peer, &asked, id, (chosen, backend), asking, Outcome::Opened);

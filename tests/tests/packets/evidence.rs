@@ -90,18 +90,18 @@ fn place<A: Octets>(node: &Node, id: u32, cluster: u16) {
     backends.set(id, Backend { cluster, ..backend }, 0).expect("an id that is there");
 }
 
-/// In slots at the end, which no table has reached.
+/// By a table of one backend in the last words, which no other has reached.
 fn fall_back<A: Octets>(node: &Node, vip: SocketAddr, id: u32) {
-    let mut slots = Array::<_, u32>::try_from(Map::Array(node.map("SLOTS"))).expect("an array of slots");
-    let offset = slots.len() - 2;
-    for slot in offset..slots.len() {
-        slots.set(slot, id, 0).expect("a slot");
+    let mut words = Array::<_, u64>::try_from(Map::Array(node.map("SLOTS"))).expect("an array of words");
+    let offset = words.len() - 2;
+    for (index, word) in [(offset, 0), (offset + 1, id.into())] {
+        words.set(index, word, 0).expect("a word");
     }
     let map = Map::HashMap(node.map(&format!("FRONTENDS_{}", A::SUFFIX)));
     let mut frontends = HashMap::<_, FrontendKey<A>, Frontend>::try_from(map).expect("a map of frontends");
     let key = FrontendKey::new(A::of(vip.ip()), vip.port(), Protocol::Tcp);
     let frontend = frontends.get(&key, 0).expect("a frontend");
-    let frontend = Frontend { fallback_offset: offset, fallback_size: 2, ..frontend };
+    let frontend = Frontend { fallback_offset: offset, fallback_size: 8, ..frontend };
     frontends.insert(key, frontend, 0).expect("a frontend that is there");
 }
 

@@ -6,24 +6,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use federation_ebpf::slots::{self, Table};
 use siphasher::{
     sip::SipHasher24,
     sip128::{Hasher128 as _, SipHasher24 as SipHasher128},
 };
 
-use super::{super::slices::Slices, Write, Writer};
-use crate::plan::maglev::{self, Grain, Holder};
+use super::{
+    super::{packed::Packed, slices::Slices},
+    Write, Writer,
+};
+use crate::plan::maglev::{self, Grain, Holder, MOST_HOLDERS};
 
 /// How long a slice of slots rests: packets that still read it have left long before.
 const SLICE_REST: Duration = Duration::from_secs(1);
-
-/// A slice of `SLOTS`; nothing of it when no backend is usable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::dataplane) struct Slice {
-    pub offset: u32,
-    pub size: u32,
-}
 
 /// One who may hold slots of a table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,15 +40,40 @@ pub(super) struct Slots {
     seed: u64,
     room: Slices,
     /// By offset.
-    tables: BTreeMap<u32, Table>,
+    tables: BTreeMap<u32, Kept>,
     made: HashMap<Recipe, u32>,
     /// By size and digest.
     found: HashMap<(u32, u64), u32>,
     resting: VecDeque<(Duration, u32)>,
 }
 
+/// A table that is wanted.
+pub(super) struct Draft {
+    recipe: Recipe,
+    entrants: Vec<Entrant>,
+    grain: Grain,
+    /// In the map.
+    is_there: bool,
+    made: Option<Result<Packed>>,
+}
+
+impl Draft {
+    /// Makes what will be taken, so that this need not be done then.
+    pub(super) fn make(&mut self, seed: u64) {
+        if !self.is_there {
+            self.made = Some(make(&self.entrants, self.grain, seed));
+        }
+    }
+
+    /// What is to be written. One that was there may be gone by now.
+    fn packed(self, seed: u64) -> Result<Packed> {
+        self.made.unwrap_or_else(|| make(&self.entrants, self.grain, seed))
+    }
+}
+
+/// A table in the map.
 #[derive(Debug)]
-struct Table {
+struct Kept {
     size: u32,
     /// Frontends that name it.
     holders: u32,
@@ -62,7 +84,7 @@ struct Table {
 #[derive(Debug)]
 enum Origin {
     Made(Recipe),
-    /// By another agent, of whom knows whom; what is in its slots, as a digest.
+    /// By another agent, of whom knows whom; what its words are, as a digest.
     Found(u64),
 }
 
@@ -71,88 +93,86 @@ impl Slots {
         Self { seed, room: Slices::new(room), ..Self::default() }
     }
 
-    /// A frontend of an agent before this one holds this slice; `slots` reads it.
+    /// A frontend of an agent before this one holds this table; `read` reads it.
     ///
     /// # Errors
     /// It overlaps another, or cannot be read.
-    pub(super) fn adopt(
-        &mut self,
-        slice: Slice,
-        slots: impl FnOnce(Slice) -> Result<Vec<u32>>,
-    ) -> Result<()> {
-        if slice.size == 0 {
+    pub(super) fn adopt(&mut self, table: Table, read: impl FnOnce(Table) -> Result<Packed>) -> Result<()> {
+        let Table { offset, size } = table;
+        if size == 0 {
             return Ok(());
         }
-        if let Some(table) = self.tables.get_mut(&slice.offset).filter(|table| table.size == slice.size) {
-            table.holders += 1;
+        if let Some(kept) = self.tables.get_mut(&offset).filter(|kept| kept.size == size) {
+            kept.holders += 1;
             return Ok(());
         }
-        self.room.claim(slice.offset, slice.size).context("adopt the tables of the agent before")?;
-        let digest = digest(&slots(slice)?);
-        self.found.insert((slice.size, digest), slice.offset);
-        let origin = Origin::Found(digest);
-        self.tables.insert(slice.offset, Table { size: slice.size, holders: 1, origin });
+        let Packed { words, .. } = read(table)?;
+        let length = u32::try_from(words.len()).context("length of a table")?;
+        self.room.claim(offset, length).context("adopt the tables of the agent before")?;
+        let digest = digest(&words);
+        self.found.insert((size, digest), offset);
+        self.tables.insert(offset, Kept { size, holders: 1, origin: Origin::Found(digest) });
         Ok(())
     }
 
-    /// The slice with the table of these, by name in order; written first if there is none yet.
-    ///
-    /// # Errors
-    /// There is no room for it.
-    pub(super) fn take(
-        &mut self,
-        entrants: &[Entrant],
-        grain: Grain,
-        write: &mut Writer<'_>,
-    ) -> Result<Slice> {
-        let recipe = recipe(entrants, grain);
-        if let Some(offset) = self.made.get(&recipe).copied()
-            && let Some(table) = self.tables.get_mut(&offset)
-        {
-            table.holders += 1;
-            return Ok(Slice { offset, size: table.size });
-        }
-        let holders: Vec<_> = entrants
-            .iter()
-            .map(|entrant| Holder { name: &entrant.name, share: entrant.share, full: entrant.full })
-            .collect();
-        let ids: Vec<u32> = maglev::table(&holders, grain, self.seed)
-            .into_iter()
-            .map(|index| entrants[index as usize].id)
-            .collect();
-        if ids.is_empty() {
-            return Ok(Slice::default());
-        }
-        let size = u32::try_from(ids.len()).context("size of a table")?;
-        // A new agent makes the same tables as the one before: there is no need for the room of two of each.
-        if let Some(offset) = self.found.remove(&(size, digest(&ids)))
-            && let Some(table) = self.tables.get_mut(&offset)
-        {
-            table.holders += 1;
-            table.origin = Origin::Made(recipe);
-            self.made.insert(recipe, offset);
-            return Ok(Slice { offset, size });
-        }
-        let offset = self.room.take(size)?;
-        write(Write::Slots { offset, ids });
-        self.tables.insert(offset, Table { size, holders: 1, origin: Origin::Made(recipe) });
-        self.made.insert(recipe, offset);
-        Ok(Slice { offset, size })
+    /// The federation's.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
     }
 
-    /// A frontend does not name this slice any more.
-    pub(super) fn give_back(&mut self, slice: Slice, now: Duration) {
-        let Some(table) = self.tables.get_mut(&slice.offset).filter(|_| slice.size > 0) else { return };
-        table.holders -= 1;
-        if table.holders > 0 {
+    /// The table of these, by name in order.
+    pub(super) fn draft(&self, entrants: Vec<Entrant>, grain: Grain) -> Draft {
+        let recipe = recipe(&entrants, grain);
+        Draft { recipe, entrants, grain, is_there: self.made.contains_key(&recipe), made: None }
+    }
+
+    /// The table that was drafted; written first if there is none yet.
+    ///
+    /// # Errors
+    /// There is no room for it, or there are too many backends for one.
+    pub(super) fn take(&mut self, draft: Draft, write: &mut Writer<'_>) -> Result<Table> {
+        let recipe = draft.recipe;
+        if let Some(offset) = self.made.get(&recipe).copied()
+            && let Some(kept) = self.tables.get_mut(&offset)
+        {
+            kept.holders += 1;
+            return Ok(Table { offset, size: kept.size });
+        }
+        let Packed { size, words } = draft.packed(self.seed)?;
+        if size == 0 {
+            return Ok(Table::default());
+        }
+        // A new agent makes the same tables as the one before: there is no need for the room of two of each.
+        if !self.found.is_empty()
+            && let Some(offset) = self.found.remove(&(size, digest(&words)))
+            && let Some(kept) = self.tables.get_mut(&offset)
+        {
+            kept.holders += 1;
+            kept.origin = Origin::Made(recipe);
+            self.made.insert(recipe, offset);
+            return Ok(Table { offset, size });
+        }
+        let offset = self.room.take(u32::try_from(words.len()).context("length of a table")?)?;
+        write(Write::Slots { offset, words });
+        self.tables.insert(offset, Kept { size, holders: 1, origin: Origin::Made(recipe) });
+        self.made.insert(recipe, offset);
+        Ok(Table { offset, size })
+    }
+
+    /// A frontend does not name this table any more.
+    pub(super) fn give_back(&mut self, table: Table, now: Duration) {
+        let Table { offset, size } = table;
+        let Some(kept) = self.tables.get_mut(&offset).filter(|_| size > 0) else { return };
+        kept.holders -= 1;
+        if kept.holders > 0 {
             return;
         }
-        match table.origin {
+        match kept.origin {
             Origin::Made(recipe) => drop(self.made.remove(&recipe)),
-            Origin::Found(digest) => drop(self.found.remove(&(table.size, digest))),
+            Origin::Found(digest) => drop(self.found.remove(&(kept.size, digest))),
         }
-        self.tables.remove(&slice.offset);
-        self.resting.push_back((now, slice.offset));
+        self.tables.remove(&offset);
+        self.resting.push_back((now, offset));
     }
 
     /// Frees the slices that have rested.
@@ -164,6 +184,25 @@ impl Slots {
             self.resting.pop_front();
         }
     }
+}
+
+/// The table of these.
+///
+/// # Errors
+/// They are too many.
+fn make(entrants: &[Entrant], grain: Grain, seed: u64) -> Result<Packed> {
+    let count = entrants.len();
+    ensure!(
+        count <= MOST_HOLDERS,
+        "a port of a VIP has {count} backends, of which {MOST_HOLDERS} can be told apart"
+    );
+    let holders: Vec<_> = entrants
+        .iter()
+        .map(|entrant| Holder { name: &entrant.name, share: entrant.share, full: entrant.full })
+        .collect();
+    let ids: Vec<_> = entrants.iter().map(|entrant| entrant.id).collect();
+    let size = maglev::size(count, grain).max(slots::least_for(count));
+    Packed::new(&maglev::table(&holders, size, seed), &ids)
 }
 
 fn recipe(entrants: &[Entrant], grain: Grain) -> Recipe {
@@ -180,10 +219,10 @@ fn recipe(entrants: &[Entrant], grain: Grain) -> Recipe {
     hasher.finish128().into()
 }
 
-fn digest(ids: &[u32]) -> u64 {
+fn digest(words: &[u64]) -> u64 {
     let mut hasher = SipHasher24::new();
-    for id in ids {
-        hasher.write_u32(*id);
+    for word in words {
+        hasher.write_u64(*word);
     }
     hasher.finish()
 }

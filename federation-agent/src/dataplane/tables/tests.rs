@@ -65,7 +65,8 @@ struct Memory {
     /// Ids count for both families, each of which has an array of its own.
     backends: BTreeMap<(Family, u32), BackendValue>,
     frontends: std::collections::HashMap<FrontendName, Frontend>,
-    slots: BTreeMap<u32, u32>,
+    /// Words by their place.
+    slots: BTreeMap<u32, u64>,
     filter: BTreeMap<u32, u64>,
 }
 
@@ -76,7 +77,7 @@ impl Memory {
                 self.backends.insert((Family::of(value.address), id), value);
             }
             Write::Filter { word, bits } => drop(self.filter.insert(word, bits)),
-            Write::Slots { offset, ids } => self.slots.extend((offset..).zip(ids)),
+            Write::Slots { offset, words } => self.slots.extend((offset..).zip(words)),
             Write::Frontend { key, value } => drop(self.frontends.insert(key, value)),
             Write::RemoveFrontend { key } => drop(self.frontends.remove(&key)),
         }
@@ -90,9 +91,12 @@ impl Memory {
 
     /// The backends behind a frontend's slots.
     fn behind(&self, key: &FrontendName) -> Vec<BackendValue> {
-        let frontend = &self.frontends[key];
-        let slots = frontend.offset..frontend.offset + frontend.size;
-        slots.map(|slot| self.backends[&(Family::of(key.address), self.slots[&slot])]).collect()
+        let [table, _] = tables(&self.frontends[key]);
+        self.table(table).ids().map(|id| self.backends[&(Family::of(key.address), id)]).collect()
+    }
+
+    fn table(&self, table: Table) -> Packed {
+        Packed::read(table, |words| Ok(words.map(|word| self.slots[&word]).collect())).unwrap()
     }
 
     fn ports(&self) -> impl Iterator<Item = &FrontendName> {
@@ -266,9 +270,7 @@ fn adopted(memory: &Memory, slots: u32) -> Tables {
     let mut tables = Tables::new(7, slots);
     let Memory { backends, frontends, filter, .. } = memory.clone();
     let backends = backends.into_iter().map(|((_, id), value)| (id, value));
-    let table =
-        |Slice { offset, size }: Slice| Ok((offset..offset + size).map(|slot| memory.slots[&slot]).collect());
-    tables.adopt(backends, frontends, filter, table, Duration::ZERO).unwrap();
+    tables.adopt(backends, frontends, filter, |table| Ok(memory.table(table)), Duration::ZERO).unwrap();
     tables
 }
 
@@ -277,8 +279,8 @@ fn a_new_agent_keeps_the_tables_of_the_one_before_and_needs_no_room_for_others()
     let mut bench = Bench::new();
     let same = plan(&[&[1, 2], &[3]], &[]);
     bench.follow(&same);
-    let ends = bench.memory.frontends.values().map(|frontend| frontend.offset + frontend.size);
-    bench.tables = adopted(&bench.memory, ends.max().unwrap());
+    let end = bench.memory.slots.keys().max().unwrap() + 1;
+    bench.tables = adopted(&bench.memory, end);
     assert_eq!(bench.follow(&same), 0);
     assert!(bench.at_once(&plan(&[&[1, 4]], &[]), &[]).is_err());
 
@@ -384,7 +386,7 @@ fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
 
 #[test]
 fn a_table_is_refused_when_slots_run_out() {
-    let mut tables = Tables::new(7, 100);
+    let mut tables = Tables::new(7, 1);
     let plan = plan(&[&[1]], &[]);
     let refusal = tables.follow(&plan, Duration::ZERO, || Ok(BTreeSet::new()), &mut |_| {}).unwrap_err();
     assert!(refusal.to_string().contains("no room for a table"), "{refusal}");
