@@ -147,7 +147,7 @@ mod tests {
             "spec": {
                 "type": "NodePort", "selector": { "app": "web" }, "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
                 "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "externalIPs": ["192.0.2.1"],
-                "healthCheckNodePort": 30002, "sessionAffinity": "ClientIP",
+                "healthCheckNodePort": 30002, "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
                 "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } },
                 "ports": [{ "name": "http", "port": 80, "targetPort": "web", "protocol": "TCP", "nodePort": 30001 }],
             },
@@ -167,7 +167,7 @@ mod tests {
             },
             "spec": {
                 "type": "NodePort", "selector": { "app": "web" }, "ipFamilyPolicy": "SingleStack",
-                "sessionAffinity": "ClientIP", "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } },
+                "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP", "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } },
                 "ports": [{ "name": "http", "port": 80, "targetPort": "web", "protocol": "TCP" }],
             },
         });

@@ -103,7 +103,7 @@ pub struct Service {
     pub health_check: HealthCheck,
 }
 
-/// Which endpoints of a client's own cluster are preferred (`trafficDistribution` of a Service).
+/// Which endpoints of a client's own cluster are preferred (`trafficDistribution` of a Service), or the only ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficDistribution {
     #[default]
@@ -112,6 +112,8 @@ pub enum TrafficDistribution {
     SameZone,
     /// `PreferSameNode`: the client's node, then its zone.
     SameNode,
+    /// `internalTrafficPolicy: Local`, whatever is preferred: the client's node, and nobody beyond it.
+    OnlySameNode,
 }
 
 /// How much more than its healthy part a tier may carry before load spills over to the next, in per cent.

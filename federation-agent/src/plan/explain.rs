@@ -7,8 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Candidate, Health, Place, Standing, Tier, candidates, shares, tiers::Ruler, tiers_of};
-use crate::model::{Federation, Locality, ServiceKey};
+use super::{
+    Backend, Candidate, Candidates, Health, Place, Standing, Tier, Verdict, candidates, shares, tiers::Ruler,
+    tiers_of,
+};
+use crate::model::{Federation, Locality, Service, ServiceKey};
 
 /// One (VIP, protocol, port) and everybody who could serve it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,18 +61,19 @@ pub fn explain(
     let Some(service) = federation.services.get(key) else { return Vec::new() };
     let mut explanations = Vec::new();
     for port in &service.ports {
-        let candidates = candidates(federation, key, service, port, place, health);
+        let candidates = Candidates::of(federation, key, service, port, place, health);
         for (scope, vips) in service.vips.iter() {
+            let candidates = candidates.of_scope(scope);
             let ruler = Ruler::new(scope, place, service.distribution, federation, health);
             for address in vips.iter().filter(|address| vip.is_none_or(|vip| vip == **address)) {
-                let tiers = tiers_of(&candidates, &ruler, *address);
+                let tiers = tiers_of(candidates, &ruler, *address);
                 let division = Division { split: shares::split(&tiers, service.overprovisioning), tiers };
                 let of_family =
                     candidates.iter().filter(|c| c.backend.address.is_ipv4() == address.is_ipv4());
                 let mut endpoints: Vec<_> = of_family
                     .map(|candidate| {
                         let tier = ruler.tier(&candidate.locality, candidate.backend.local);
-                        (tier, division.endpoint(candidate, tier, evidence(health, key, candidate)))
+                        (tier, division.endpoint(candidate, tier, evidence(health, key, service, candidate)))
                     })
                     .collect();
                 endpoints.sort_by(|(a, one), (b, other)| (a, one.address).cmp(&(b, other.address)));
@@ -88,10 +92,11 @@ pub fn explain(
 }
 
 /// What health says against an endpoint.
-fn evidence<'a>(health: &'a Health, key: &ServiceKey, candidate: &Candidate) -> &'a str {
-    let Backend { address, protocol, cluster, .. } = &*candidate.backend;
-    let verdict = health.of(key, cluster).and_then(|shard| shard.verdict(*address, *protocol));
-    verdict.map(super::Verdict::evidence).unwrap_or_default()
+fn evidence<'a>(health: &'a Health, key: &ServiceKey, service: &Service, candidate: &Candidate) -> &'a str {
+    let Backend { address, protocol, cluster, local } = &*candidate.backend;
+    let shard = health.of(key, cluster);
+    let verdict = shard.and_then(|shard| candidates::verdict(service, shard, (*address, *protocol), *local));
+    verdict.map(Verdict::evidence).unwrap_or_default()
 }
 
 /// How the connections to one frontend are divided.
@@ -120,7 +125,7 @@ impl Division<'_> {
 
     fn endpoint(&self, candidate: &Candidate, tier: Tier, evidence: &str) -> EndpointLine {
         let part = self.split.backends.get(&candidate.backend).copied().unwrap_or(0);
-        let ejected = &self.tiers[&tier].ejected;
+        let ejected = self.tiers.get(&tier).map_or(&[][..], |members| &members.ejected);
         let is_ejected = ejected.iter().any(|other| other.backend == candidate.backend);
         EndpointLine {
             address: candidate.backend.address,
@@ -136,6 +141,7 @@ impl Division<'_> {
 
 fn why(candidate: &Candidate, part: u32, ejected: bool, evidence: &str) -> String {
     match candidate.standing {
+        Standing::OffNode => "not on the client's node, and internalTrafficPolicy is Local".to_owned(),
         Standing::NotReady => "not ready, by its cluster's word".to_owned(),
         Standing::Unreachable => "SCTP cannot be sent to another port than the VIP's".to_owned(),
         Standing::Leaving => "terminating, while others of its shard are ready".to_owned(),

@@ -10,17 +10,16 @@ use std::{
 
 use imbl::OrdMap;
 
-use crate::model::{
-    ClusterName, Endpoint, Federation, Locality, Port, Protocol, Readiness, Scope, Service, ServiceKey,
-    changes,
-};
+use crate::model::{ClusterName, Federation, Locality, Protocol, Scope, Service, ServiceKey, changes};
 
+mod candidates;
 mod explain;
 mod health;
 pub mod maglev;
 mod shares;
 mod tiers;
 
+use candidates::{Candidate, Candidates, Standing};
 pub use explain::{EndpointLine, Explanation, TierLine, explain, place_of};
 pub use health::{Distance, Health, ServiceHealth, ShardHealth, Verdict};
 use tiers::Ruler;
@@ -169,13 +168,12 @@ fn plan_service(
 ) -> ServicePlan {
     let mut plan = ServicePlan::default();
     for port in &service.ports {
-        let candidates = candidates(federation, key, service, port, place, health);
-        plan.dead
-            .extend(candidates.iter().filter(|c| c.standing == Standing::Failed).map(|c| c.backend.clone()));
+        let candidates = Candidates::of(federation, key, service, port, place, health);
+        plan.dead.extend(candidates.failed());
         for (scope, vips) in service.vips.iter() {
             let ruler = Ruler::new(scope, place, service.distribution, federation, health);
             for vip in vips {
-                let tiers = tiers_of(&candidates, &ruler, *vip);
+                let tiers = tiers_of(candidates.of_scope(scope), &ruler, *vip);
                 let split = shares::split(&tiers, service.overprovisioning);
                 let target = Target {
                     scope: scope.clone(),
@@ -192,89 +190,11 @@ fn plan_service(
     plan
 }
 
-/// The candidates of a VIP's family by distance.
+/// The candidates of a VIP's family by distance, but for those to whom its clients never go.
 fn tiers_of<'a>(candidates: &'a [Candidate], ruler: &Ruler<'_>, vip: IpAddr) -> shares::Tiers<'a> {
     let of_family = candidates.iter().filter(|c| c.backend.address.is_ipv4() == vip.is_ipv4());
-    shares::tiers(of_family, |candidate| ruler.tier(&candidate.locality, candidate.backend.local))
-}
-
-/// An endpoint that serves the port in question, judged.
-struct Candidate {
-    backend: Arc<Backend>,
-    locality: Locality,
-    node: Option<Arc<str>>,
-    weight: u16,
-    standing: Standing,
-}
-
-/// Whether an endpoint may be chosen (DESIGN: usable endpoints).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Usable,
-    /// Its cluster says that it must not serve.
-    NotReady,
-    /// Packets cannot be made to reach it.
-    Unreachable,
-    /// Terminating beside others that are ready: takes no new connection and is expected to go.
-    Leaving,
-    /// Health has given it up.
-    Failed,
-    /// Health suspects this node more than the endpoint: chosen when nobody else is left.
-    Doubted,
-    /// Its traffic failed. Of a tier the lower half of the ranks is left out at most.
-    Ejected {
-        rank: u64,
-    },
-}
-
-fn candidates(
-    federation: &Federation,
-    key: &ServiceKey,
-    service: &Service,
-    port: &Port,
-    place: &Place,
-    health: &Health,
-) -> Vec<Candidate> {
-    let mut candidates = Vec::new();
-    for (name, shard) in &service.shards {
-        // A shard of a cluster that left the federation stands nowhere: nobody can tell how far it is.
-        let Some(cluster) = federation.clusters.get(name) else { continue };
-        let verdicts = health.of(key, name);
-        let verdict = |address| verdicts.and_then(|shard| shard.verdict(address, port.protocol));
-        let is_well = |endpoint: &Endpoint| {
-            let verdict = endpoint.serves(port).and_then(verdict);
-            endpoint.readiness == Readiness::Ready && matches!(verdict, None | Some(Verdict::Ejected { .. }))
-        };
-        let has_ready = shard.endpoints.iter().any(is_well);
-        for endpoint in shard.endpoints.iter() {
-            let Some(address) = endpoint.serves(port) else { continue };
-            let standing = match (verdict(address), endpoint.readiness) {
-                (Some(Verdict::Failed { .. }), _) => Standing::Failed,
-                _ if !is_translatable(port, address) => Standing::Unreachable,
-                (_, Readiness::Serving) if has_ready => Standing::Leaving,
-                (_, Readiness::NotReady) => Standing::NotReady,
-                (Some(Verdict::Doubted { .. }), _) => Standing::Doubted,
-                (Some(Verdict::Ejected { rank, .. }), _) => Standing::Ejected { rank: *rank },
-                (None, Readiness::Ready | Readiness::Serving) => Standing::Usable,
-            };
-            let local = *name == place.locality.cluster && endpoint.node.as_deref() == Some(&place.node);
-            let backend = Backend { address, protocol: port.protocol, cluster: name.clone(), local };
-            candidates.push(Candidate {
-                backend: Arc::new(backend),
-                locality: tiers::locality(name, cluster, endpoint),
-                node: endpoint.node.clone(),
-                weight: shard.weight,
-                standing,
-            });
-        }
-    }
-    candidates
-}
-
-/// SCTP's checksum covers the whole packet, ports and all (RFC 9260, section 6.8), and is not the kind that can be corrected
-/// in passing: its port must stay what it is.
-fn is_translatable(port: &Port, backend: SocketAddr) -> bool {
-    port.protocol != Protocol::Sctp || backend.port() == port.port
+    let in_reach = of_family.filter(|c| c.standing != Standing::OffNode);
+    shares::tiers(in_reach, |candidate| ruler.tier(&candidate.locality, candidate.backend.local))
 }
 
 #[cfg(test)]

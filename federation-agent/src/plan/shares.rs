@@ -51,7 +51,7 @@ pub(super) fn tiers<'a>(
             Standing::Ejected { .. } => members.ejected.push(candidate),
             Standing::Doubted => members.doubted.push(candidate),
             Standing::NotReady | Standing::Unreachable | Standing::Failed => members.absent.push(candidate),
-            Standing::Leaving => {}
+            Standing::Leaving | Standing::OffNode => {}
         }
     }
     for members in tiers.values_mut() {

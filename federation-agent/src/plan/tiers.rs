@@ -134,7 +134,7 @@ fn nearest(
     let same_zone = same_region && endpoint.zone == node.zone;
     if endpoint.cluster == node.cluster {
         return match distribution {
-            TrafficDistribution::SameNode if local => Tier::SameNode,
+            TrafficDistribution::SameNode | TrafficDistribution::OnlySameNode if local => Tier::SameNode,
             TrafficDistribution::SameNode | TrafficDistribution::SameZone if same_zone => Tier::ClusterZone,
             _ => Tier::SameCluster,
         };

@@ -24,7 +24,7 @@ pub const FILE: &str = "federation";
 const TITLE: &str = "last-known-federation";
 
 /// Of the form of what follows, the types of `model` among it: one that changes in any way takes the next number.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a federation is kept.
 #[derive(Clone, Debug)]

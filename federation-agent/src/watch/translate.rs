@@ -44,6 +44,8 @@ pub enum Untranslatable {
         "traffic distribution {0:?} is unknown; PreferSameZone, PreferSameNode and PreferClose are served"
     )]
     TrafficDistribution(String),
+    #[error("internal traffic policy {0:?} is unknown; Cluster and Local are served")]
+    InternalTrafficPolicy(String),
     #[error("health check: {0}")]
     HealthCheck(api::Fault),
     #[error("its addresses are of type {0}; IPv4 and IPv6 can be reached")]
@@ -117,13 +119,21 @@ pub fn service(service: &core::v1::Service) -> Translated<Offer> {
         })
     }));
     let client_ip_affinity = spec.and_then(|spec| spec.session_affinity.as_deref()) == Some("ClientIP");
-    let distribution = match spec.and_then(|spec| spec.traffic_distribution.as_deref()) {
+    let preferred = match spec.and_then(|spec| spec.traffic_distribution.as_deref()) {
         None => TrafficDistribution::Any,
         Some("PreferClose" | "PreferSameZone") => TrafficDistribution::SameZone,
         Some("PreferSameNode") => TrafficDistribution::SameNode,
         Some(other) => {
             left_out.push(Untranslatable::TrafficDistribution(other.to_owned()));
             TrafficDistribution::Any
+        }
+    };
+    let distribution = match spec.and_then(|spec| spec.internal_traffic_policy.as_deref()) {
+        None | Some("Cluster") => preferred,
+        Some("Local") => TrafficDistribution::OnlySameNode,
+        Some(other) => {
+            left_out.push(Untranslatable::InternalTrafficPolicy(other.to_owned()));
+            preferred
         }
     };
     Translated { value: Offer { ports, client_ip_affinity, distribution }, left_out }

@@ -25,10 +25,13 @@ fn a_service_is_in_every_cluster_follows_its_changes_and_leaves_nothing_behind()
         assert_eq!(*shard.labels(), labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
         assert_eq!(*shard.annotations(), BTreeMap::from([("team".to_owned(), "shop".to_owned())]));
 
-        let changed = json!({ "spec": { "ports": [{ "name": "http", "port": 81, "targetPort": 8080 }] } });
+        let ports = json!([{ "name": "http", "port": 81, "targetPort": 8080 }]);
+        let changed = json!({ "spec": { "ports": ports, "internalTrafficPolicy": "Local" } });
         merge(&world.hub::<Service>(), SERVICE, changed).await?;
         for site in [EUROPE, AMERICA] {
             world.shard_has_port(site, 81).await?;
+            let spec = world.shard(site).await?.spec.context("a spec")?;
+            assert_eq!(spec.internal_traffic_policy.as_deref(), Some("Local"));
         }
 
         let other = json!({ "metadata": { "name": "other" }, "spec": { "ports": [{ "port": 80 }] } });

@@ -9,11 +9,18 @@ use anyhow::{Context as _, Result, ensure};
 use federation_ebpf::outcome::Outcome;
 use federation_tests::{
     client,
-    federation::{PATIENCE, SERVICE_ECHO_PORT, SERVICE_HTTP_PORT},
+    federation::{NAMESPACE, PATIENCE, SERVICE, SERVICE_ECHO_PORT, SERVICE_HTTP_PORT},
+    lab::Namespace,
 };
+use k8s_openapi::api::core::v1::Service;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use tokio::time::timeout;
 
-use super::world::{NEAR, World, any};
+use super::world::{NEAR, NEXT, World, any};
 
 /// A port that the service has not.
 const NO_PORT: u16 = 81;
@@ -31,7 +38,7 @@ async fn a_port_or_an_address_that_is_nobodys_refuses() -> Result<()> {
     for offload in ["on", "off"] {
         world.client.namespace().execute("ethtool", &["--offload", "eth0", "tx", offload])?;
         for address in world.vips.into_iter().chain(NOBODYS) {
-            tcp_is_refused(&world, (address, NO_PORT).into()).await?;
+            tcp_is_refused(world.client.namespace(), (address, NO_PORT).into()).await?;
             udp_is_refused(&world, (address, NO_PORT).into()).await?;
         }
     }
@@ -47,7 +54,8 @@ async fn a_service_without_backends_refuses_and_answers_no_echo() -> Result<()> 
     }
     world.member(NEAR)?.set_all_ready(false).await?;
     for vip in world.vips {
-        let refused = async || tcp_is_refused(&world, (vip, SERVICE_HTTP_PORT).into()).await;
+        let server = SocketAddr::new(vip, SERVICE_HTTP_PORT);
+        let refused = async || tcp_is_refused(world.client.namespace(), server).await;
         world.lab().wait_for(format!("{vip} refuses"), PATIENCE, refused).await?;
         udp_is_refused(&world, (vip, SERVICE_ECHO_PORT).into()).await?;
         let error = client::ping(world.client.namespace(), vip, PATIENCE).await.expect_err("nobody is there");
@@ -60,8 +68,30 @@ async fn a_service_without_backends_refuses_and_answers_no_echo() -> Result<()> 
     Ok(())
 }
 
-async fn tcp_is_refused(world: &World, server: SocketAddr) -> Result<()> {
-    let connected = timeout(PATIENCE, world.client.namespace().connect(server)).await;
+#[tokio::test]
+async fn a_service_that_keeps_to_the_node_refuses_although_others_could_serve() -> Result<()> {
+    let world = World::new(2, 1).await?;
+    world.node.host().take_in_this_process()?;
+    world.leave(NEAR, NEXT).await?;
+    let services = Api::<Service>::namespaced(world.federation.api().clone(), NAMESPACE);
+    let local = Patch::Merge(json!({ "spec": { "internalTrafficPolicy": "Local" } }));
+    services.patch(SERVICE, &PatchParams::default(), &local).await?;
+    for vip in world.vips {
+        let server = SocketAddr::new(vip, SERVICE_HTTP_PORT);
+        let refused = async || tcp_is_refused(world.client.namespace(), server).await;
+        world.lab().wait_for(format!("{vip} refuses"), PATIENCE, refused).await?;
+        udp_is_refused(&world, (vip, SERVICE_ECHO_PORT).into()).await?;
+        tcp_is_refused(world.node.namespace(), server).await?;
+    }
+    world.member(NEAR)?.set_all_ready(true).await?;
+    for vip in world.vips {
+        world.leads_to(vip, NEAR).await?;
+    }
+    Ok(())
+}
+
+async fn tcp_is_refused(from: &Namespace, server: SocketAddr) -> Result<()> {
+    let connected = timeout(PATIENCE, from.connect(server)).await;
     let error = connected.with_context(|| format!("{server} is silent"))?.err();
     let kind = error.map(|error| error.kind());
     ensure!(kind == Some(ErrorKind::ConnectionRefused), "{server}: {kind:?}");

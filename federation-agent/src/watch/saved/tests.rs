@@ -31,7 +31,7 @@ fn federation() -> Federation {
         ingress: [("c".into(), Ingress { points: points.into(), state: ShardState::Unknown })].into(),
         client_ip_affinity: true,
         overprovisioning: Overprovisioning::from_percent(200).unwrap(),
-        distribution: TrafficDistribution::SameNode,
+        distribution: TrafficDistribution::OnlySameNode,
         health_check: HealthCheck {
             question: Question::Http { path: "/".to_owned(), codes: vec![200..=299] },
             port: Some(1),
@@ -86,6 +86,6 @@ fn a_file_of_another_version_or_federation_says_what_is_wrong() {
     assert!(refusal.contains("of the federation other, not of my-federation"), "{refusal}");
 
     let text = fs::read_to_string(&other.path).unwrap();
-    fs::write(&other.path, text.replacen(" 1 ", " 9 ", 1)).unwrap();
-    assert_eq!(other.read().unwrap_err().to_string(), "it is of version 9, this agent reads version 1");
+    fs::write(&other.path, text.replacen(" 2 ", " 9 ", 1)).unwrap();
+    assert_eq!(other.read().unwrap_err().to_string(), "it is of version 9, this agent reads version 2");
 }

@@ -81,14 +81,30 @@ fn traffic_prefers_what_the_service_says() {
         (json!({ "trafficDistribution": "PreferClose" }), TrafficDistribution::SameZone),
         (json!({ "trafficDistribution": "PreferSameZone" }), TrafficDistribution::SameZone),
         (json!({ "trafficDistribution": "PreferSameNode" }), TrafficDistribution::SameNode),
+        (json!({ "internalTrafficPolicy": "Cluster" }), TrafficDistribution::Any),
+        (json!({ "internalTrafficPolicy": "Local" }), TrafficDistribution::OnlySameNode),
+        (
+            json!({ "internalTrafficPolicy": "Cluster", "trafficDistribution": "PreferSameNode" }),
+            TrafficDistribution::SameNode,
+        ),
+        (
+            json!({ "internalTrafficPolicy": "Local", "trafficDistribution": "PreferSameZone" }),
+            TrafficDistribution::OnlySameNode,
+        ),
     ] {
         let Translated { value, left_out } = service(&from_value(json!({ "spec": spec })).unwrap());
         assert_eq!((value.distribution, left_out), (expected, vec![]), "{spec}");
     }
-    let unknown = from_value(json!({ "spec": { "trafficDistribution": "PreferFar" } })).unwrap();
-    let Translated { value, left_out } = service(&unknown);
+    let unknown = json!({ "trafficDistribution": "PreferFar", "internalTrafficPolicy": "Zone" });
+    let Translated { value, left_out } = service(&from_value(json!({ "spec": unknown })).unwrap());
     assert_eq!(value.distribution, TrafficDistribution::Any);
-    assert_eq!(left_out, [Untranslatable::TrafficDistribution("PreferFar".into())]);
+    assert_eq!(
+        left_out,
+        [
+            Untranslatable::TrafficDistribution("PreferFar".into()),
+            Untranslatable::InternalTrafficPolicy("Zone".into()),
+        ]
+    );
 }
 
 #[test]
