@@ -1,12 +1,12 @@
 //! What answers of DNS cost, beside a server that does nothing else and serves the same zone, which it has copied from us.
 //!
 //! Each server has one processor, whoever asks has the other one. The floor is a loop that sends every question back: what it
-//! takes, the machine takes. What an answer weighs is told too: the bytes that come
+//! takes, the machine takes. Time runs from a question's arrival at the server to its answer's at the client. What an answer weighs is told too: the bytes that come
 //! back for each byte of a question are what a forged sender could do to others.
 
 use std::{
     fmt::Write as _,
-    fs::{self, File},
+    fs,
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
@@ -29,6 +29,7 @@ use hickory_proto::rr::RecordType;
 use super::{
     Case, Measurement, Promise,
     cpu::{Cpus, stay_on},
+    tap::Tap,
 };
 use crate::{
     client,
@@ -202,25 +203,22 @@ impl Servers {
 
     /// The 99th percentile of what an answer takes at the promised rate, in milliseconds.
     fn latency(&self, port: u16) -> Result<f64> {
-        let rate = RATE.to_string();
-        let output = self.dnsperf(port, &["-l", SECONDS, "-q", "1000", "-Q", &rate, "-v"])?;
-        let answers = output.lines().filter(|line| line.starts_with("> "));
-        let seconds = answers.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        let milliseconds: Vec<_> = seconds.map(|seconds| seconds * 1e3).collect();
-        percentile(&milliseconds, 0.99).with_context(|| format!("dnsperf told no answer:\n{output}"))
+        let tap = Tap::new(self.namespace(), port)?;
+        self.dnsperf(port, &["-l", SECONDS, "-q", "1000", "-Q", &RATE.to_string()])?;
+        let latencies = tap.latencies()?;
+        let milliseconds: Vec<_> = latencies.iter().map(|latency| latency.as_secs_f64() * 1e3).collect();
+        percentile(&milliseconds, 0.99).context("nobody answered")
     }
 
     fn dnsperf(&self, port: u16, arguments: &[&str]) -> Result<String> {
         let mut command = self.namespace().command("taskset");
         command.args(["--cpu-list", &self.cpus.client.to_string(), "dnsperf", "-s", "127.0.0.1"]);
         command.args(["-p", &port.to_string(), "-d"]).arg(&self.questions).args(arguments);
-        // Into a file: whoever read a pipe of a line for each answer would take the server's processor.
-        let said = self.lab.folder().join("dnsperf");
-        let file = File::create(&said).with_context(|| format!("create {}", said.display()))?;
-        let output = command.stdout(file).output().context("run dnsperf")?;
-        let text = fs::read_to_string(&said).with_context(|| format!("read {}", said.display()))?;
-        ensure!(output.status.success(), "dnsperf: {text}{}", String::from_utf8_lossy(&output.stderr));
-        Ok(text)
+        let output = command.output().context("run dnsperf")?;
+        let [said, wrong] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        ensure!(output.status.success(), "dnsperf: {said}{wrong}");
+        Ok(said)
     }
 
     /// Bytes of our answer for each byte of the question, of UDP's payload.

@@ -15,6 +15,7 @@ mod scale;
 mod server;
 mod stream;
 mod table;
+mod tap;
 mod yardstick;
 
 use std::{fs, path::PathBuf};
