@@ -26,8 +26,8 @@ use super::responder::Responder;
 /// Larger than any question that is answered with more than an error.
 const LARGEST_QUESTION: usize = 4096;
 
-/// Questions that are taken at once.
-const CROWD: usize = 32;
+/// Questions that are taken at once: more would be answered sooner together, and the first of them later.
+const CROWD: usize = 8;
 
 /// Answers at `socket` until nobody holds the other end of `end` any more. What comes out is why it ended.
 ///
