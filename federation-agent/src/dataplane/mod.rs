@@ -229,7 +229,6 @@ impl DataPlane {
         let (mut outcome, mut killed) = (Ok(()), Vec::new());
         let maps = &mut self.maps;
         let in_use = || backends_in_use(pins, Moment::at(now));
-        // One at a time: all of a large federation's together would be as large as the map of slots.
         let followed = self.tables.follow(plan, now, in_use, &mut |write| {
             if outcome.is_ok() {
                 outcome = maps.write(&write);

@@ -18,7 +18,7 @@ impl Packed {
     pub(super) fn new(slots: &[u16], ids: &[u32]) -> Result<Self> {
         let table = Table { offset: 0, size: u32::try_from(slots.len()).context("size of a table")? };
         let (mut words, Some(last)) = joined(slots, table.cut()) else { return Ok(Self::default()) };
-        let held = ids.get(..=usize::from(last)).context("everyone in the table has an id")?;
+        let held = ids.get(..=usize::from(last)).context("a slot names somebody who has no id")?;
         words.extend(joined(held, 1).0);
         Ok(Self { size: table.size, words })
     }

@@ -32,7 +32,10 @@ use super::{
 };
 use crate::{
     model,
-    plan::{self, Plan, ServicePlan, Target, maglev::Grain},
+    plan::{
+        self, Plan, ServicePlan, Target,
+        maglev::{Grain, MOST_HOLDERS},
+    },
 };
 
 /// Frontends whose tables are made while those of as many others are written: all of a large federation's together would be as
@@ -286,6 +289,8 @@ impl Tables {
             })
             .collect();
         entrants.sort_unstable();
+        // More than a table can tell apart; every node leaves out the same ones.
+        entrants.truncate(MOST_HOLDERS);
         entrants
     }
 

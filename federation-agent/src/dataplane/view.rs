@@ -250,15 +250,12 @@ impl View {
         let backends = self.backends()?;
         // Frontends may share a table.
         let ports = frontends.iter().filter(|(key, _)| key.protocol != Protocol::Icmp);
-        let tables: BTreeMap<_, _> = ports
+        let tables: HashMap<_, _> = ports
             .flat_map(|(_, frontend)| tables::tables(frontend))
-            .map(|table| (table.offset, table))
+            .filter(|table| table.size > 0)
+            .map(|table| (table.offset, table.words()))
             .collect();
-        let slots = self.slots()?;
-        let mut words = 0;
-        for table in tables.into_values() {
-            words += Packed::read(table, &slots)?.words.len();
-        }
+        let words: u32 = tables.values().sum();
         let bits: u32 = read::filter(&self.pins)?.iter().map(|(_, bits)| bits.count_ones()).sum();
         let of_family = |v4: bool| {
             (
@@ -268,7 +265,7 @@ impl View {
         };
         let mut fills = self.family_fills::<V4>(of_family(true))?;
         fills.extend(self.family_fills::<V6>(of_family(false))?);
-        fills.push(Fill { map: "SLOTS", used: Some(words), room: self.room("SLOTS")? });
+        fills.push(Fill { map: "SLOTS", used: Some(words as usize), room: self.room("SLOTS")? });
         let sockets = read::elements::<SocketKey, SocketPeer>(&self.pins, "SOCKETS")?.len();
         fills.push(Fill { map: "SOCKETS", used: Some(sockets), room: self.room("SOCKETS")? });
         fills.push(Fill { map: "RETURN_FILTER", used: Some(bits as usize), room: filter::BITS as usize });

@@ -5,7 +5,7 @@
 //! backend walks through the table in an order of its own. There, whoever comes to a slot that is taken goes on to the next
 //! free one, so that when one backend leaves, slots change hands among the others too: two to six in a hundred of a small
 //! table. Here a slot is of whoever comes to it first, whatever the others do, until somebody has his share; with as many
-//! slots as below, less than one in a hundred changes hands without need.
+//! slots as below, less than one in a hundred changes hands without need, while the size stays.
 //!
 //! A backend that is missing only for now keeps its place: the table is first filled as at full health, and then the slots
 //! of who is missing alone are given to the others.
@@ -23,27 +23,42 @@ pub enum Grain {
     Coarse,
 }
 
+impl Grain {
+    /// Slots for each backend, where there are many.
+    fn slots_each(self) -> usize {
+        match self {
+            Self::Fine => 128,
+            Self::Coarse => 10,
+        }
+    }
+}
+
 /// Backends that a table can tell apart.
 pub const MOST_HOLDERS: usize = NOBODY as usize;
 
 /// In a slot that is empty.
 const NOBODY: u16 = u16::MAX;
 
-/// The number of slots for a set of `backends` many, a power of two.
+/// The number of slots, a power of two, for a set of which `well` many have a weight at full health, and `all` hold slots or
+/// would.
 ///
+/// At a new size most slots change hands: those who help out while others are missing change it only if they are many.
+pub fn size(well: usize, all: usize, grain: Grain) -> u32 {
+    let usual = size_for(well, grain);
+    if all.saturating_mul(grain.slots_each()) <= usual as usize { usual } else { size_for(all, grain) }
+}
+
 /// What changes hands without need falls with the root of the size, whatever the number of backends: hence the many slots
-/// for few. At a new size most slots change hands, so that there are few different ones.
-pub fn size(backends: usize, grain: Grain) -> u32 {
+/// for few.
+fn size_for(backends: usize, grain: Grain) -> u32 {
     const LARGEST: u32 = 1 << 19;
-    let slots_each = |count: usize| {
-        let slots = u32::try_from(backends.saturating_mul(count)).unwrap_or(LARGEST);
-        slots.min(LARGEST).next_power_of_two()
-    };
+    let slots = u32::try_from(backends.saturating_mul(grain.slots_each())).unwrap_or(LARGEST);
+    let slots = slots.min(LARGEST).next_power_of_two();
     match (grain, backends) {
         (_, ..=1) => 1 << 3,
         (Grain::Fine, ..=16) => 1 << 13,
-        (Grain::Fine, _) => slots_each(128).max(1 << 14),
-        (Grain::Coarse, _) => slots_each(10).max(1 << 8),
+        (Grain::Fine, _) => slots.max(1 << 14),
+        (Grain::Coarse, _) => slots.max(1 << 8),
     }
 }
 
@@ -102,12 +117,14 @@ fn settle(slots: &mut [u16], walks: &[Walk], weights: &[u32]) {
     let mut takers: Vec<_> = walks
         .iter()
         .zip(weights)
-        .map(|(walk, weight)| Taker::new(*walk, (*weight).into(), sum, size))
+        .map(|(walk, weight)| Taker::new(*walk, (*weight).into(), sum, size, laps(walks.len())))
         .collect();
     let (mut empty, mut owed) = release(slots, &mut takers);
     // To ask everyone about a slot takes twice as long as a step.
-    let few = empty * takers.len() as u64 * 2 < Taker::LAPS * size;
+    let few = empty * takers.len() as u64 * 2 < laps(takers.len()) * size;
     let first_comers = if few { Vec::new() } else { first_comers(&takers, slots.len()) };
+    // Who may take no more will not later.
+    let mut able: Vec<u16> = (0..).take(takers.len()).collect();
     for (number, slot) in (0_u32..).zip(slots) {
         if *slot != NOBODY {
             continue;
@@ -116,10 +133,10 @@ fn settle(slots: &mut [u16], walks: &[Walk], weights: &[u32]) {
         let first = first_comers.get(number as usize).map(|first| taker_in(*first));
         let first = first.filter(|first| takers.get(usize::from(*first)).is_some_and(may_take));
         let next = || {
-            let able = takers.iter().zip(0..).filter(|(taker, _)| may_take(taker));
-            able.min_by_key(|(taker, _)| taker.arrival(number)).map(|(_, index)| index)
+            able.retain(|index| may_take(&takers[usize::from(*index)]));
+            able.iter().copied().min_by_key(|index| takers[usize::from(*index)].arrival(number))
         };
-        let index: u16 = first.or_else(next).expect("as many slots are due to takers as there are");
+        let index = first.or_else(next).expect("as many slots are due to takers as there are");
         let taker = &mut takers[usize::from(index)];
         owed -= u64::from(taker.held < taker.least);
         taker.held += 1;
@@ -190,20 +207,24 @@ struct Taker {
     held: u32,
 }
 
+/// Slots that so many takers come to in the time that is reckoned with, as a multiple of the table: the more there are, the
+/// longer it takes to ask all of them about each slot that nobody has come to, of which there is one in e to this power.
+fn laps(takers: usize) -> u64 {
+    u64::from(takers.max(1).ilog2()).max(3)
+}
+
 impl Taker {
-    /// Slots that all come to in the time that is reckoned with, as a multiple of the table. Nobody comes to one in twenty.
-    const LAPS: u64 = 3;
-    /// Of that time. A tick and a taker together are one number of 32 bits.
+    /// Of the time that is reckoned with. A tick and a taker together are one number of 32 bits.
     const TICKS: u64 = u16::MAX as u64;
 
     /// One who is due this weight's part of `sum`.
-    fn new(walk: Walk, weight: u64, sum: u64, size: u64) -> Self {
+    fn new(walk: Walk, weight: u64, sum: u64, size: u64, laps: u64) -> Self {
         let slots = |number: u64| u32::try_from(number.min(size)).unwrap_or(u32::MAX);
         let part = weight * size;
         Self {
             walk,
-            interval: (Self::TICKS << 16) * sum / (Self::LAPS * part).max(1),
-            steps: slots(Self::LAPS * part / sum),
+            interval: (Self::TICKS << 16) * sum / (laps * part).max(1),
+            steps: slots(laps * part / sum),
             least: slots((part * 99).div_ceil(sum * 100).min(part / sum)),
             exact: slots(part / sum),
             most: slots((part * 101 / (sum * 100)).max(part.div_ceil(sum))),
@@ -299,15 +320,24 @@ mod tests {
     }
 
     fn fine(holders: &[Holder<'_>], seed: u64) -> Vec<u16> {
-        table(holders, size(holders.len(), Grain::Fine), seed)
+        table(holders, size(holders.len(), holders.len(), Grain::Fine), seed)
     }
 
     #[test]
     fn sizes_are_powers_of_two_and_rise() {
         for grain in [Grain::Fine, Grain::Coarse] {
-            let sizes: Vec<_> = (0..100_000).step_by(7).map(|backends| size(backends, grain)).collect();
+            let sizes: Vec<_> = (0..100_000).step_by(7).map(|count| size(count, count, grain)).collect();
             assert!(sizes.is_sorted());
             assert!(sizes.iter().all(|size| size.is_power_of_two()));
+        }
+    }
+
+    #[test]
+    fn who_helps_out_changes_the_size_only_in_great_number() {
+        for (well, all, slots) in
+            [(10, 10, 1 << 13), (10, 60, 1 << 13), (10, 100, 1 << 14), (1, 4, 1 << 13), (40, 100, 1 << 14)]
+        {
+            assert_eq!(size(well, all, Grain::Fine), slots, "{well} of {all}");
         }
     }
 
@@ -326,7 +356,7 @@ mod tests {
     #[test]
     fn a_coarse_table_is_small_and_gives_everybody_something() {
         let names = names(20);
-        let slots = table(&equal(&names), size(20, Grain::Coarse), 1);
+        let slots = table(&equal(&names), size(20, 20, Grain::Coarse), 1);
         assert_eq!(slots.len(), 256);
         assert!((0..20).all(|index| slots.contains(&index)));
     }

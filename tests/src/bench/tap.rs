@@ -60,7 +60,7 @@ impl Tap {
     /// From a question's arrival at the server to its answer's arrival at the client, of each that was looked at.
     ///
     /// # Errors
-    /// Not all could be kept.
+    /// Not all could be kept, or more than one in a thousand was not answered.
     pub fn latencies(self) -> Result<Vec<Duration>> {
         let mut asked = HashMap::new();
         let mut latencies = Vec::new();
@@ -79,6 +79,8 @@ impl Tap {
         }
         let lost = self.lost()?;
         ensure!(lost == 0, "{lost} packets passed unseen");
+        let unanswered = asked.len();
+        ensure!(unanswered * 1000 <= latencies.len(), "{unanswered} questions were not answered");
         Ok(latencies)
     }
 

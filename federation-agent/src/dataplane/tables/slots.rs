@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use federation_ebpf::slots::{self, Table};
 use siphasher::{
     sip::SipHasher24,
@@ -17,7 +17,7 @@ use super::{
     super::{packed::Packed, slices::Slices},
     Write, Writer,
 };
-use crate::plan::maglev::{self, Grain, Holder, MOST_HOLDERS};
+use crate::plan::maglev::{self, Grain, Holder};
 
 /// How long a slice of slots rests: packets that still read it have left long before.
 const SLICE_REST: Duration = Duration::from_secs(1);
@@ -189,19 +189,15 @@ impl Slots {
 /// The table of these.
 ///
 /// # Errors
-/// They are too many.
+/// They are more than a table can tell apart.
 fn make(entrants: &[Entrant], grain: Grain, seed: u64) -> Result<Packed> {
-    let count = entrants.len();
-    ensure!(
-        count <= MOST_HOLDERS,
-        "a port of a VIP has {count} backends, of which {MOST_HOLDERS} can be told apart"
-    );
     let holders: Vec<_> = entrants
         .iter()
         .map(|entrant| Holder { name: &entrant.name, share: entrant.share, full: entrant.full })
         .collect();
     let ids: Vec<_> = entrants.iter().map(|entrant| entrant.id).collect();
-    let size = maglev::size(count, grain).max(slots::least_for(count));
+    let well = entrants.iter().filter(|entrant| entrant.full > 0).count();
+    let size = maglev::size(well, entrants.len(), grain).max(slots::least_for(entrants.len()));
     Packed::new(&maglev::table(&holders, size, seed), &ids)
 }
 

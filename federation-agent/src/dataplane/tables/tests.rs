@@ -385,6 +385,23 @@ fn a_vip_answers_pings_while_any_of_its_ports_has_a_backend() {
 }
 
 #[test]
+fn tables_by_the_hundred_are_made_ahead_and_adopted_with_all_their_backends() {
+    let mut bench = Bench::new();
+    let everybody: Vec<u8> = (1..=250).collect();
+    let few = [&everybody[..2], &everybody[1..3], &everybody[2..9]];
+    let mut targets: Vec<&[u8]> = few.into_iter().cycle().take(200).collect();
+    targets.push(&everybody);
+    let all = plan(&targets, &[]);
+    let writes = bench.at_once(&all, &[]).unwrap();
+    bench.memory.write_all(&writes);
+    for (vip, target) in (1..).zip(&targets) {
+        assert_eq!(bench.memory.chosen(vip), target.iter().copied().collect(), "{vip}");
+    }
+    bench.tables = adopted(&bench.memory, SLOTS);
+    assert_eq!(bench.at_once(&all, &[]).unwrap(), []);
+}
+
+#[test]
 fn a_table_is_refused_when_slots_run_out() {
     let mut tables = Tables::new(7, 1);
     let plan = plan(&[&[1]], &[]);
