@@ -88,27 +88,6 @@ pub struct Frontend {
     pub reserved: [u8; 3],
 }
 
-/// Value of `SLOTS`: slots of a table, or ids of its backends. [`crate::slots`] says how they lie in it.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word {
-    /// The first slot's come first, and of each number the least.
-    pub bytes: [u8; 8],
-}
-
-impl From<u64> for Word {
-    fn from(number: u64) -> Self {
-        Self { bytes: number.to_le_bytes() }
-    }
-}
-
-impl From<Word> for u64 {
-    #[inline(always)]
-    fn from(word: Word) -> Self {
-        Self::from_le_bytes(word.bytes)
-    }
-}
-
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendState {

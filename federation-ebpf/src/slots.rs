@@ -15,6 +15,21 @@ pub fn least_for(backends: usize) -> u32 {
     if backends > BYTES { 2 * LARGEST_OF_BYTES } else { 1 }
 }
 
+/// Value of `SLOTS`: slots of a table, or ids of its backends.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The first slot's come first, and of each number the least.
+    pub bytes: [u8; 8],
+}
+
+impl From<Word> for u64 {
+    #[inline(always)]
+    fn from(word: Word) -> Self {
+        Self::from_le_bytes(word.bytes)
+    }
+}
+
 /// A table in `SLOTS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Table {

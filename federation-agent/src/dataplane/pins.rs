@@ -21,8 +21,9 @@ use federation_ebpf::{
     filter,
     maps::{
         self, Backend, Counter, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, Ports, SCHEMA, SocketKey,
-        SocketPeer, Use, Word,
+        SocketPeer, Use,
     },
+    slots::Word,
 };
 
 use super::{

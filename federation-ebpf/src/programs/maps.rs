@@ -12,9 +12,9 @@ use federation_ebpf::{
     filter,
     maps::{
         self, Backend, Counter, Event, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, HostNetwork,
-        Jiffies, Ports, Range, SocketKey, SocketPeer, Use, Word,
+        Jiffies, Ports, Range, SocketKey, SocketPeer, Use,
     },
-    slots::Table,
+    slots::{Table, Word},
 };
 
 use super::scratch::Room;
