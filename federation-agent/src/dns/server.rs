@@ -13,7 +13,7 @@ use futures::{FutureExt as _, StreamExt as _, future::select_all, stream::Future
 use hickory_server::Server;
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, Notify, oneshot, watch},
+    sync::{Mutex, Notify, oneshot},
     time::{Instant, sleep_until},
 };
 use tracing::info;
@@ -49,8 +49,7 @@ pub struct Dns {
     looks_up: bool,
     new_names: Notify,
     listeners: Mutex<Listeners>,
-    /// Lets the threads that answer over UDP go on for as long as it lives.
-    _alive: watch::Sender<()>,
+    _answering: Vec<udp::Answering>,
 }
 
 struct Listeners {
@@ -69,7 +68,7 @@ impl Dns {
         federation: &FederationSettings,
     ) -> Result<Self> {
         let known = Arc::new(ArcSwapOption::empty());
-        let (alive, end) = watch::channel(());
+        let mut answering = Vec::new();
         let mut listeners = Listeners { over_udp: FuturesUnordered::new(), over_tcp: Vec::new() };
         let external = View::External { ttl_seconds: settings.external_ttl_seconds };
         for (view, addresses) in [(View::Internal, internal), (external, &settings.external)] {
@@ -85,7 +84,9 @@ impl Dns {
             let zones = responder.authority.zones.iter().filter(|zone| responder.authority.serves(zone));
             let zones = zones.map(|zone| zone.apex.to_string()).collect::<Vec<_>>().join(" ");
             for Sockets { address, udp, tcp } in sockets {
-                listeners.over_udp.push(udp::start(udp, Arc::clone(&responder), end.clone())?);
+                let (socket, outcome) = udp::start(udp, Arc::clone(&responder))?;
+                answering.push(socket);
+                listeners.over_udp.push(outcome);
                 server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
                 info!(%address, ?view, zones, "DNS listens");
             }
@@ -98,7 +99,7 @@ impl Dns {
             looks_up: !settings.external.is_empty(),
             new_names: Notify::new(),
             listeners: Mutex::new(listeners),
-            _alive: alive,
+            _answering: answering,
         })
     }
 

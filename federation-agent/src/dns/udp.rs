@@ -4,21 +4,26 @@
 //! A crowd that waits is taken as one, and answered as one: to wake who asks takes longer than to make an answer.
 
 use std::{
-    io::{self, ErrorKind, IoSlice, IoSliceMut},
+    array,
+    io::{IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
 use anyhow::{Context as _, Result};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
-use tokio::{
-    io::Interest,
-    net,
-    runtime::Builder,
-    sync::{oneshot, watch},
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        MsgFlags, MultiHeaders, Shutdown, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, shutdown,
+        sockopt::{RcvBuf, RcvBufForce},
+    },
 };
+use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::responder::Responder;
@@ -27,100 +32,105 @@ use super::responder::Responder;
 const LARGEST_QUESTION: usize = 4096;
 
 /// Questions that are taken at once: more would be answered sooner together, and the first of them later.
-const CROWD: usize = 8;
+const CROWD: usize = 32;
 
-/// Answers at `socket` until nobody holds the other end of `end` any more. What comes out is why it ended.
+/// Bytes of questions that may wait, as the kernel counts them: some thousand, while this thread has no processor for
+/// some milliseconds. The kernel's own default is less than 300.
+const WAITING: usize = 1 << 21;
+
+/// Answers at a socket for as long as this lives.
+pub struct Answering {
+    socket: Arc<UdpSocket>,
+    is_over: Arc<AtomicBool>,
+}
+
+/// Answers at `socket` from now on. What comes out is why it ended.
 ///
 /// # Errors
 /// No thread can be had.
 pub fn start(
     socket: UdpSocket,
     responder: Arc<Responder>,
-    end: watch::Receiver<()>,
-) -> Result<oneshot::Receiver<Result<()>>> {
-    socket.set_nonblocking(true).context("prepare a UDP socket")?;
-    let runtime = Builder::new_current_thread().enable_io().build().context("start a runtime for DNS")?;
+) -> Result<(Answering, oneshot::Receiver<Result<()>>)> {
+    // Beyond what the system lets everybody have, where we may.
+    setsockopt(&socket, RcvBufForce, &WAITING)
+        .or_else(|_| setsockopt(&socket, RcvBuf, &WAITING))
+        .context("make room for questions that wait")?;
+    let answering = Answering { socket: Arc::new(socket), is_over: Arc::default() };
     let (ended, outcome) = oneshot::channel();
+    let (socket, is_over) = (Arc::clone(&answering.socket), Arc::clone(&answering.is_over));
     thread::Builder::new()
         .name("dns".to_owned())
         .spawn(move || {
             // Who wanted to know may be gone.
-            let _ = ended.send(runtime.block_on(answer_until(socket, &responder, end)));
+            let _ = ended.send(answer(&socket, &responder, &is_over));
         })
         .context("start a thread for DNS")?;
-    Ok(outcome)
+    Ok((answering, outcome))
 }
 
-async fn answer_until(socket: UdpSocket, responder: &Responder, mut end: watch::Receiver<()>) -> Result<()> {
-    let socket = net::UdpSocket::from_std(socket).context("wait for questions")?;
-    tokio::select! {
-        result = answer(&socket, responder) => result,
-        _ = end.changed() => Ok(()),
-    }
-}
-
-async fn answer(socket: &net::UdpSocket, responder: &Responder) -> Result<()> {
-    let mut room = Room { packets: vec![[0; LARGEST_QUESTION]; CROWD], headers: headers(CROWD) };
+fn answer(socket: &UdpSocket, responder: &Responder, is_over: &AtomicBool) -> Result<()> {
+    let mut questions = Questions { packets: vec![[0; LARGEST_QUESTION]; CROWD], headers: headers() };
     let mut answers = Vec::with_capacity(CROWD);
-    loop {
-        let hear = |question: &[u8], client| {
-            answers.extend(responder.over_udp(question, client).map(|answer| (answer, client)));
+    let mut headers = headers();
+    while !is_over.load(Ordering::Acquire) {
+        let hear = |question: &[u8], client: SockaddrStorage| {
+            // Nobody can be answered at port 0.
+            let address = address(&client).filter(|it| it.port() != 0);
+            let answer = address.and_then(|client| responder.over_udp(question, client));
+            answers.extend(answer.map(|answer| (answer, client)));
         };
-        match receive(socket, &mut room, hear).await {
-            Ok(()) => {}
-            // The news of an answer that did not arrive.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {}
+        match receive(socket, &mut questions, hear) {
+            // The news of an answer that did not arrive, or of a signal.
+            Ok(()) | Err(Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EINTR) => {}
             Err(error) => return Err(error).context("receive questions over UDP"),
         }
-        send(socket, &answers).await;
+        send(socket, &mut headers, &answers);
         answers.clear();
     }
+    Ok(())
 }
 
 /// Where a crowd of questions is received.
-struct Room {
+struct Questions {
     packets: Vec<[u8; LARGEST_QUESTION]>,
     headers: MultiHeaders<SockaddrStorage>,
 }
 
-fn headers(count: usize) -> MultiHeaders<SockaddrStorage> {
-    MultiHeaders::preallocate(count, None)
+fn headers() -> MultiHeaders<SockaddrStorage> {
+    MultiHeaders::preallocate(CROWD, None)
 }
 
-/// Waits for questions, and takes as many as there are.
-async fn receive(
-    socket: &net::UdpSocket,
-    Room { packets, headers }: &mut Room,
-    mut hear: impl FnMut(&[u8], SocketAddr),
-) -> io::Result<()> {
-    let receive = || {
-        let mut slices: Vec<_> = packets.iter_mut().map(|packet| [IoSliceMut::new(packet)]).collect();
-        let flags = MsgFlags::MSG_DONTWAIT;
-        for message in recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)? {
-            let question = message.iovs().next().unwrap_or_default();
-            // Nobody can be answered at port 0.
-            if let Some(client) = message.address.as_ref().and_then(address).filter(|it| it.port() != 0) {
-                hear(question, client);
-            }
+/// Waits for a question, and takes as many more as there are.
+fn receive(
+    socket: &UdpSocket,
+    Questions { packets, headers }: &mut Questions,
+    mut hear: impl FnMut(&[u8], SockaddrStorage),
+) -> nix::Result<()> {
+    let mut slices: Vec<_> = packets.iter_mut().map(|packet| [IoSliceMut::new(packet)]).collect();
+    let flags = MsgFlags::MSG_WAITFORONE;
+    for message in recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)? {
+        if let (Some(question), Some(client)) = (message.iovs().next(), message.address) {
+            hear(question, client);
         }
-        Ok(())
-    };
-    socket.async_io(Interest::READABLE, receive).await
+    }
+    Ok(())
 }
 
 /// Whoever cannot be answered asks again.
-async fn send(socket: &net::UdpSocket, answers: &[(Vec<u8>, SocketAddr)]) {
+fn send(
+    socket: &UdpSocket,
+    headers: &mut MultiHeaders<SockaddrStorage>,
+    answers: &[(Vec<u8>, SockaddrStorage)],
+) {
     let mut rest = answers;
     while let [(_, client), others @ ..] = rest {
-        let send = || {
-            let slices: Vec<_> = rest.iter().map(|(answer, _)| [IoSlice::new(answer)]).collect();
-            let clients: Vec<_> = rest.iter().map(|(_, client)| Some((*client).into())).collect();
-            let (mut headers, flags) = (headers(rest.len()), MsgFlags::MSG_DONTWAIT);
-            Ok(sendmmsg(socket.as_raw_fd(), &mut headers, &slices, clients, [], flags)?.count())
-        };
-        match socket.async_io(Interest::WRITABLE, send).await {
-            Ok(sent) => rest = &rest[sent..],
+        let slices: [_; CROWD] =
+            array::from_fn(|place| [IoSlice::new(rest.get(place).map_or(&[], |(answer, _)| answer))]);
+        let clients: [_; CROWD] = array::from_fn(|place| rest.get(place).map(|(_, client)| *client));
+        let (slices, clients) = (&slices[..rest.len()], &clients[..rest.len()]);
+        match sendmmsg(socket.as_raw_fd(), headers, slices, clients, [], MsgFlags::empty()) {
+            Ok(sent) => rest = &rest[sent.count()..],
             Err(error) => {
                 debug!(%client, %error, "an answer could not be sent");
                 rest = others;
@@ -132,4 +142,15 @@ async fn send(socket: &net::UdpSocket, answers: &[(Vec<u8>, SocketAddr)]) {
 fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
+
+// === impl Answering ===
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        // Wakes the thread, though it says that there is no connection to shut down (`inet_shutdown` of the kernel's
+        // net/ipv4/af_inet.c).
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
+    }
 }
