@@ -41,6 +41,8 @@ pub struct Known {
     /// What this node has found out itself; nothing where nobody probes.
     pub health: Option<Health>,
     pub hosts: std::sync::Arc<Hosts>,
+    /// Grows with whatever may change an answer. Not every change of the federation does.
+    pub version: u64,
     /// Of the zones, for those who copy them.
     pub serial: u32,
 }

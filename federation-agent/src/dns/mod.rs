@@ -1,13 +1,16 @@
 //! Names of the federation, answered with authority. Inside the node's role, or alone.
 //!
 //! What a name means is in [`names`], what is said to a question in [`answers`] and, to clients from outside, in
-//! [`external`]; [`responder`] makes messages of it and [`server`] listens. Answers to clients of the federation do not
-//! depend on health: a VIP keeps its name.
+//! [`external`]; [`responder`] makes messages of it, [`packet_cache`] remembers them and [`server`] listens. Answers to
+//! clients of the federation do not depend on health: a VIP keeps its name.
 
 mod answers;
 mod external;
+#[cfg(test)]
+mod fixtures;
 mod hosts;
 mod names;
+mod packet_cache;
 mod responder;
 mod server;
 mod settings;

@@ -29,6 +29,8 @@ static NEAREST: [Scope; 1] = [Scope::Nearest];
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     pub federation: Federation,
+    /// Grows with each change of what a name leads to, or of which there are.
+    pub version: u64,
     /// By namespace and name, to be found without a copy of either.
     services: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Service>>>,
     /// Whose an address is, and of which scope.
@@ -79,12 +81,16 @@ impl Names {
         }
         if self.federation.clusters != federation.clusters || self.places.scopes.is_empty() {
             names.places = Arc::new(places(federation));
+            names.version += 1;
         }
         names.federation = federation.clone();
         names
     }
 
     fn replace(&mut self, key: &ServiceKey, before: Option<&Arc<Service>>, after: Option<&Arc<Service>>) {
+        if before.map(|it| (&it.vips, &it.ports)) != after.map(|it| (&it.vips, &it.ports)) {
+            self.version += 1;
+        }
         let vips = |service: &Arc<Service>| {
             let of_scope = |(scope, ips): (&Scope, &Vec<IpAddr>)| {
                 ips.iter().map(|ip| (*ip, (key.clone(), scope.clone()))).collect::<Vec<_>>()

@@ -41,6 +41,13 @@ pub struct Responder {
 /// The same as a handler of requests over TCP.
 pub struct OverTcp(pub Arc<Responder>);
 
+/// A response over UDP.
+pub struct Response {
+    pub packet: Vec<u8>,
+    /// Whoever asks in the same words is told the same, for as long as the same is known.
+    pub is_for_everybody: bool,
+}
+
 /// The parts of a response that depend on the request.
 struct Reply {
     code: ResponseCode,
@@ -52,34 +59,37 @@ struct Reply {
 
 impl Responder {
     /// The response to a packet; nothing where none is owed.
-    pub fn over_udp(&self, packet: &[u8], client: SocketAddr) -> Option<Vec<u8>> {
+    pub fn over_udp(&self, known: Option<&Known>, packet: &[u8], client: SocketAddr) -> Option<Response> {
         let header = Header::read(&mut BinDecoder::new(packet)).ok()?;
         // Two servers that answer each other's answers would never end.
         if header.message_type == MessageType::Response {
             return None;
         }
         match Request::from_bytes(packet.to_vec(), client, Protocol::Udp) {
-            Ok(request) => Some(encode(&request, self.reply(&request))),
+            Ok(request) => {
+                let transfer = self.only_the_serial(&request, known);
+                let depends_on_client = transfer.is_some();
+                let reply = transfer.unwrap_or_else(|| self.reply(&request, known));
+                let is_for_everybody = reply.authoritative && !depends_on_client;
+                Some(Response { packet: encode(&request, reply), is_for_everybody })
+            }
             Err(error) => {
                 debug!(%client, %error, "a malformed request");
-                bare(&header.metadata, ResponseCode::FormErr)
+                let packet = bare(&header.metadata, ResponseCode::FormErr)?;
+                Some(Response { packet, is_for_everybody: false })
             }
         }
     }
 
-    fn reply(&self, request: &Request) -> Reply {
+    fn reply(&self, request: &Request, known: Option<&Known>) -> Reply {
         let question = match question(request) {
             Ok(question) => question,
             Err(code) => return Reply::refusal(code),
         };
-        let known = self.known.load();
-        if matches!(question.wanted, RecordType::AXFR | RecordType::IXFR) {
-            return self.over_udp_only_the_serial(request, &question, known.as_deref());
-        }
         let authority = &self.authority;
         let Question { name, lower, wanted } = question;
-        let serial = known.as_deref().map_or(0, |known| known.serial);
-        match authority.answer(known.as_deref(), name, lower, wanted) {
+        let serial = known.map_or(0, |known| known.serial);
+        match authority.answer(known, name, lower, wanted) {
             Answer::Elsewhere => Reply::refusal(ResponseCode::Refused),
             Answer::NotYet => Reply::refusal(ResponseCode::ServFail),
             Answer::NoName(zone) => {
@@ -100,21 +110,18 @@ impl Responder {
         }
     }
 
-    /// A transfer takes TCP; who asks for the difference over UDP is told the serial (RFC 1995, 2).
-    fn over_udp_only_the_serial(
-        &self,
-        request: &Request,
-        question: &Question<'_>,
-        known: Option<&Known>,
-    ) -> Reply {
-        match self.transfer_of(request, question, known) {
+    /// What is said over UDP to who asks for a transfer, which takes TCP: who asks for the difference is told the serial
+    /// (RFC 1995, 2).
+    fn only_the_serial(&self, request: &Request, known: Option<&Known>) -> Option<Reply> {
+        let question = transfer_question(request)?;
+        Some(match self.transfer_of(request, &question, known) {
             Ok((zone, known)) if question.wanted == RecordType::IXFR => {
                 let answers = vec![Authority::soa(zone, known.serial)];
                 Reply { answers, ..Reply::of(ResponseCode::NoError) }
             }
             Ok(_) => Reply::refusal(ResponseCode::Refused),
             Err(code) => Reply::refusal(code),
-        }
+        })
     }
 
     /// The zone whose transfer is asked for, if it may be.
@@ -135,10 +142,7 @@ impl Responder {
 
     /// Sends a whole zone, in as many messages as it takes.
     async fn send_zone<R: ResponseHandler>(&self, request: &Request, to: &mut R) -> Option<ResponseInfo> {
-        let question = question(request).ok()?;
-        if !matches!(question.wanted, RecordType::AXFR | RecordType::IXFR) {
-            return None;
-        }
+        let question = transfer_question(request)?;
         let known = self.known.load_full();
         let messages = match self.transfer_of(request, &question, known.as_deref()) {
             Ok((zone, known)) => transfer::messages(&self.authority, known, zone, request),
@@ -161,10 +165,11 @@ impl RequestHandler for OverTcp {
         request: &Request,
         mut response_handle: R,
     ) -> ResponseInfo {
-        match self.0.send_zone(request, &mut response_handle).await {
-            Some(sent) => sent,
-            None => send(request, self.0.reply(request), &mut response_handle).await,
+        if let Some(sent) = self.0.send_zone(request, &mut response_handle).await {
+            return sent;
         }
+        let reply = self.0.reply(request, self.0.known.load().as_deref());
+        send(request, reply, &mut response_handle).await
     }
 }
 
@@ -195,6 +200,12 @@ fn question(request: &Request) -> Result<Question<'_>, ResponseCode> {
         return Err(ResponseCode::Refused);
     }
     Ok(Question { name: original.name(), lower: info.query.name(), wanted: info.query.query_type() })
+}
+
+/// What is asked, if it is a transfer.
+fn transfer_question(request: &Request) -> Option<Question<'_>> {
+    let question = question(request).ok()?;
+    matches!(question.wanted, RecordType::AXFR | RecordType::IXFR).then_some(question)
 }
 
 /// The answer to an EDNS request, where it is one.

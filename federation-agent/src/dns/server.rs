@@ -140,7 +140,11 @@ impl Dns {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.known.load_full().unwrap_or_default();
         let mut known = with(&before);
-        known.serial = if self.counts_serials { serial_after(before.serial) } else { NO_SERIAL };
+        // Only clients from outside are told of health and of hosts.
+        if known.names.version != before.names.version || self.looks_up {
+            known.version = before.version + 1;
+            known.serial = if self.counts_serials { serial_after(before.serial) } else { NO_SERIAL };
+        }
         self.known.store(Some(Arc::new(known)));
     }
 
@@ -207,3 +211,6 @@ fn serial_after(before: u32) -> u32 {
     let now = now as u32;
     now.max(before.wrapping_add(1))
 }
+
+#[cfg(test)]
+mod tests;

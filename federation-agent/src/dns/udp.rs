@@ -26,7 +26,7 @@ use nix::{
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::responder::Responder;
+use super::{packet_cache::PacketCache, responder::Responder};
 
 /// Larger than any question that is answered with more than an error.
 const LARGEST_QUESTION: usize = 4096;
@@ -63,13 +63,13 @@ pub fn start(
         .name("dns".to_owned())
         .spawn(move || {
             // Who wanted to know may be gone.
-            let _ = ended.send(answer(&socket, &responder, &is_over));
+            let _ = ended.send(answer(&socket, PacketCache::new(responder), &is_over));
         })
         .context("start a thread for DNS")?;
     Ok((answering, outcome))
 }
 
-fn answer(socket: &UdpSocket, responder: &Responder, is_over: &AtomicBool) -> Result<()> {
+fn answer(socket: &UdpSocket, mut cache: PacketCache, is_over: &AtomicBool) -> Result<()> {
     let mut questions = Questions { packets: vec![[0; LARGEST_QUESTION]; CROWD], headers: headers() };
     let mut answers = Vec::with_capacity(CROWD);
     let mut headers = headers();
@@ -77,7 +77,7 @@ fn answer(socket: &UdpSocket, responder: &Responder, is_over: &AtomicBool) -> Re
         let hear = |question: &[u8], client: SockaddrStorage| {
             // Nobody can be answered at port 0.
             let address = address(&client).filter(|it| it.port() != 0);
-            let answer = address.and_then(|client| responder.over_udp(question, client));
+            let answer = address.and_then(|client| cache.over_udp(question, client));
             answers.extend(answer.map(|answer| (answer, client)));
         };
         match receive(socket, &mut questions, hear) {
@@ -154,3 +154,6 @@ impl Drop for Answering {
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
     }
 }
+
+#[cfg(test)]
+mod tests;

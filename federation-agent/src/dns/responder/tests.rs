@@ -1,21 +1,13 @@
-use std::{collections::BTreeMap, net::Ipv4Addr};
-
-use hickory_proto::op::{Message, Query};
+use hickory_proto::op::Message;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    dns::{answers::View, names::Names, zones::Zones},
-    model::{
-        Cluster, Federation, Ingress, IngressPoint, Port, Protocol as Transport, Scope, Service, ServiceKey,
-        ShardState,
-    },
-    settings::FederationSettings,
+use crate::dns::{
+    answers::View,
+    fixtures::{MANY, client, name, query, query_of, responder},
 };
 
 const SHORT: &str = "s.n.f.";
-/// Of a service with more addresses than any packet carries.
-const MANY: &str = "many.n.f.svc.example.com.";
 
 #[test]
 fn what_fits_is_sent_whole_and_what_does_not_is_marked() {
@@ -113,7 +105,7 @@ fn each_odd_request_is_answered_by_the_book() {
     for (what, packet) in
         [("a response", with(|m| m.metadata.message_type = MessageType::Response)), ("a rest", vec![0; 11])]
     {
-        assert_eq!(responder.over_udp(&packet, client()), None, "{what}");
+        assert_eq!(answer(&responder, &packet), None, "{what}");
     }
 }
 
@@ -198,13 +190,13 @@ proptest! {
 
 /// Whatever comes in: it is survived, and what goes out is no larger than what a plain question would be told.
 fn check(responder: &Responder, packet: &[u8]) -> Result<(), TestCaseError> {
-    let Some(response) = responder.over_udp(packet, client()) else { return Ok(()) };
+    let Some(response) = answer(responder, packet) else { return Ok(()) };
     let message = Message::from_vec(&response);
     prop_assert!(message.is_ok(), "{message:?}");
     let honest = match &message.unwrap().queries[..] {
         [asked] => {
             let honest = query_of(asked.name().clone(), asked.query_type(), Some(1232));
-            responder.over_udp(&honest, client()).map_or(0, |response| response.len())
+            answer(responder, &honest).map_or(0, |response| response.len())
         }
         // It comes back with the error, if at all.
         _ => packet.len(),
@@ -214,63 +206,11 @@ fn check(responder: &Responder, packet: &[u8]) -> Result<(), TestCaseError> {
 }
 
 fn ask(responder: &Responder, packet: &[u8]) -> (usize, Message) {
-    let response = responder.over_udp(packet, client()).expect("an answer");
+    let response = answer(responder, packet).expect("an answer");
     (response.len(), Message::from_vec(&response).expect("a message"))
 }
 
-fn query(text: &str, wanted: RecordType, payload: Option<u16>) -> Vec<u8> {
-    query_of(name(text), wanted, payload)
-}
-
-fn query_of(name: Name, wanted: RecordType, payload: Option<u16>) -> Vec<u8> {
-    let mut message = Message::query();
-    message.add_query(Query::query(name, wanted));
-    message.edns = payload.map(|payload| {
-        let mut edns = Edns::new();
-        edns.set_max_payload(payload);
-        edns
-    });
-    message.to_vec().unwrap()
-}
-
-fn name(text: &str) -> Name {
-    let mut name = Name::from_ascii(text).unwrap();
-    name.set_fqdn(true);
-    name
-}
-
-fn client() -> SocketAddr {
-    "192.0.2.7:5353".parse().unwrap()
-}
-
-fn responder(view: View) -> Responder {
-    let service = |points: Vec<IngressPoint>, state| {
-        Arc::new(Service {
-            ports: vec![Port { name: "http".to_owned(), protocol: Transport::Tcp, port: 80 }],
-            vips: Arc::new([(Scope::Nearest, vec!["198.18.0.1".parse().unwrap()])].into()),
-            ingress: [("c".into(), Ingress { points: points.into_iter().collect(), state })].into(),
-            ..Service::default()
-        })
-    };
-    let addresses = |count: u32| {
-        let addresses = (1..=count).map(|n| Ipv4Addr::from_bits(0xCB00_7100 + n).into());
-        addresses.map(IngressPoint::Address).collect::<Vec<_>>()
-    };
-    let host = vec![IngressPoint::Host("lb.example.net".into())];
-    let cluster = Cluster { provider: "p".into(), region: "r".into(), zones: vec!["z".into()] };
-    let federation = Federation {
-        clusters: BTreeMap::from([("c".into(), cluster)]),
-        services: imbl::OrdMap::from_iter([
-            (ServiceKey::new("n", "s"), service(addresses(1), ShardState::Healthy)),
-            (ServiceKey::new("n", "many"), service(addresses(200), ShardState::Healthy)),
-            (ServiceKey::new("n", "host"), service(host, ShardState::Healthy)),
-            (ServiceKey::new("n", "none"), service(addresses(1), ShardState::Unhealthy)),
-        ]),
-    };
-    let settings =
-        FederationSettings { federation: "f".into(), domain: "example.com".into(), vip_ranges: Vec::new() };
-    let zones = Zones::new(&settings, &[]).unwrap();
-    let known = Known { names: Names::default().follow(&federation), serial: 7, ..Known::default() };
-    let authority = Authority { zones, view, addresses: Vec::new() };
-    Responder { authority, known: Arc::new(ArcSwapOption::from_pointee(known)), transfer: Vec::new() }
+fn answer(responder: &Responder, packet: &[u8]) -> Option<Vec<u8>> {
+    let known = responder.known.load();
+    responder.over_udp(known.as_deref(), packet, client()).map(|response| response.packet)
 }

@@ -279,7 +279,7 @@ pub fn world(shards: &Shards) -> (Authority, Known) {
         ("lost.example.net".into(), BTreeSet::new()),
     ]);
     let names = Names::default().follow(&federation);
-    let known = Known { names, hosts: Arc::new(hosts), serial: 7, health: None };
+    let known = Known { names, hosts: Arc::new(hosts), serial: 7, ..Known::default() };
     (authority("f", "example.com", View::External { ttl_seconds: 30 }), known)
 }
 

@@ -1,0 +1,81 @@
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use hickory_proto::rr::RecordType;
+
+use super::*;
+use crate::dns::{
+    answers::View,
+    fixtures::{query, responder},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_crowd_is_answered_and_each_has_his_own() -> Result<()> {
+    let (_answering, _outcome, server) = started()?;
+    let clients = (0..10 * CROWD).map(|_| client(server)).collect::<Result<Vec<_>>>()?;
+    let packet = |number: usize| {
+        let mut packet = query("s.n.f.", RecordType::A, None);
+        packet[1] = u8::try_from(number % 251).unwrap();
+        packet
+    };
+    for (number, client) in clients.iter().enumerate() {
+        client.send(&packet(number))?;
+    }
+    for (number, client) in clients.iter().enumerate() {
+        let mut answer = [0; 512];
+        let length = client.recv(&mut answer)?;
+        assert!(length > packet(number).len());
+        assert_eq!(answer[1], packet(number)[1]);
+    }
+    Ok(())
+}
+
+#[test]
+fn more_may_wait_than_the_system_grants_by_itself() -> Result<()> {
+    let (answering, ..) = started()?;
+    let granted = nix::sys::socket::getsockopt(&answering.socket, RcvBuf)?;
+    let usual = nix::sys::socket::getsockopt(&UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, RcvBuf)?;
+    assert!(granted > usual, "{granted} bytes, {usual} by itself");
+    Ok(())
+}
+
+#[test]
+fn it_ends_with_who_holds_it_and_leaves_its_port() -> Result<()> {
+    let (answering, outcome, server) = started()?;
+    drop(answering);
+    outcome.blocking_recv()??;
+    let deadline = Instant::now() + PATIENCE;
+    while UdpSocket::bind(server).is_err() {
+        assert!(Instant::now() < deadline, "the port is still taken");
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_packet_of_nothing_is_no_end() -> Result<()> {
+    let (_answering, _outcome, server) = started()?;
+    let client = client(server)?;
+    client.send(&[])?;
+    client.send(&query("s.n.f.", RecordType::A, None))?;
+    assert!(client.recv(&mut [0; 512])? > 0);
+    Ok(())
+}
+
+fn started() -> Result<(Answering, oneshot::Receiver<Result<()>>, SocketAddr)> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let server = socket.local_addr()?;
+    let (answering, outcome) = start(socket, Arc::new(responder(View::Internal)))?;
+    Ok((answering, outcome, server))
+}
+
+fn client(server: SocketAddr) -> Result<UdpSocket> {
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.connect(server)?;
+    Ok(client)
+}
