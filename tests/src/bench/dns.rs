@@ -1,8 +1,11 @@
 //! What answers of DNS cost, beside a server that does nothing else and serves the same zone, which it has copied from us.
 //!
 //! Each server has one processor, whoever asks has the other one. The floor is a loop that sends every question back: what it
-//! takes, the machine takes. Time runs from a question's arrival at the server to its answer's at the client. What an answer weighs is told too: the bytes that come
-//! back for each byte of a question are what a forged sender could do to others.
+//! takes, the machine takes. Time runs from a question's arrival at the server to its answer's at the client. Both are told also
+//! for questions that were never asked before, for which no server can have an answer ready.
+//!
+//! What an answer weighs is told too: the bytes that come back for each byte of a question are what a forged sender could do to
+//! others.
 
 use std::{
     fmt::Write as _,
@@ -70,8 +73,18 @@ struct Servers {
     lab: Lab,
     host: Host,
     cpus: Cpus,
+    /// Every name again and again.
     questions: PathBuf,
+    /// No name twice in the same letters.
+    new_questions: PathBuf,
     floor: Floor,
+}
+
+/// What was measured in every turn.
+#[derive(Default)]
+struct Turns {
+    rates: Vec<f64>,
+    latencies: Vec<f64>,
 }
 
 /// A loop on a thread of its own that sends each question back as an answer, until it is dropped.
@@ -87,19 +100,23 @@ struct Floor {
 pub async fn measure() -> Result<Vec<Measurement>> {
     let mut servers = Servers::start().await?;
     let mut measured = Vec::new();
-    let mut rates = SERVERS.map(|_| Vec::new());
-    let mut latencies = SERVERS.map(|_| Vec::new());
+    let [mut ours, mut nsd, mut ours_new, mut nsd_new] = [(); 4].map(|()| Turns::default());
     let mut floor = Vec::new();
     for turn in 0..=TURNS {
-        for (server, (_, port)) in SERVERS.iter().enumerate() {
-            let (rate, latency) = (servers.rate(*port)?, servers.latency(*port)?);
+        for (turns, (_, port), questions) in [
+            (&mut ours, SERVERS[0], &servers.questions),
+            (&mut nsd, SERVERS[1], &servers.questions),
+            (&mut ours_new, SERVERS[0], &servers.new_questions),
+            (&mut nsd_new, SERVERS[1], &servers.new_questions),
+        ] {
+            let (rate, latency) = (servers.rate(port, questions)?, servers.latency(port, questions)?);
             // The first turn warms up.
             if turn > 0 {
-                rates[server].push(rate);
-                latencies[server].push(latency);
+                turns.rates.push(rate);
+                turns.latencies.push(latency);
             }
         }
-        let latency = servers.latency(FLOOR)?;
+        let latency = servers.latency(FLOOR, &servers.questions)?;
         if turn > 0 {
             floor.push(latency);
         }
@@ -107,19 +124,19 @@ pub async fn measure() -> Result<Vec<Measurement>> {
     servers.floor.end()?;
     let alone =
         |name, unit, samples: &[f64]| Case { name, unit, against: None, promise: None }.alone(samples);
-    measured.push(alone("dns/rate/nsd", "1/s", &rates[1])?);
-    let case = Case {
-        name: "dns/rate/federation",
-        unit: "1/s",
-        against: Some("dns/rate/nsd"),
-        promise: Some(RATE_PROMISE),
-    };
-    measured.push(case.beside(&rates[0], &rates[1])?);
-    measured.push(alone("dns/latency_p99/floor", "ms", &floor)?);
-    let beside = |name, promise| Case { name, unit: "ms", against: Some("dns/latency_p99/floor"), promise };
-    measured.push(beside("dns/latency_p99/nsd", None).beside(&latencies[1], &floor)?);
-    let ours = beside("dns/latency_p99/federation", Some(LATENCY_PROMISE));
-    measured.push(ours.beside(&latencies[0], &floor)?);
+    let rate = |name, against, promise| Case { name, unit: "1/s", against: Some(against), promise };
+    let latency = |name, promise| Case { name, unit: "ms", against: Some("dns/latency_p99/floor"), promise };
+    measured.extend([
+        alone("dns/rate/nsd", "1/s", &nsd.rates)?,
+        rate("dns/rate/federation", "dns/rate/nsd", Some(RATE_PROMISE)).beside(&ours.rates, &nsd.rates)?,
+        alone("dns/rate/nsd_new", "1/s", &nsd_new.rates)?,
+        rate("dns/rate/federation_new", "dns/rate/nsd_new", None).beside(&ours_new.rates, &nsd_new.rates)?,
+        alone("dns/latency_p99/floor", "ms", &floor)?,
+        latency("dns/latency_p99/nsd", None).beside(&nsd.latencies, &floor)?,
+        latency("dns/latency_p99/federation", Some(LATENCY_PROMISE)).beside(&ours.latencies, &floor)?,
+        latency("dns/latency_p99/nsd_new", None).beside(&nsd_new.latencies, &floor)?,
+        latency("dns/latency_p99/federation_new", None).beside(&ours_new.latencies, &floor)?,
+    ]);
     for (name, prefix, kind) in WEIGHED {
         let owner = format!("{prefix}{}", name_of(SERVICES / 2));
         let ratio = servers.amplification(&owner, kind).await?;
@@ -133,10 +150,12 @@ impl Servers {
         let lab = Lab::new()?;
         let host = lab.host("names")?;
         let questions = lab.folder().join("questions");
+        let new_questions = lab.folder().join("new-questions");
         fs::write(&questions, questions_of_all()).context("write the questions")?;
+        fs::write(&new_questions, questions_in_other_letters()).context("write new questions")?;
         let cpus = Cpus::two()?;
         let floor = Floor::start(&host, cpus.server)?;
-        let servers = Self { lab, host, cpus, questions, floor };
+        let servers = Self { lab, host, cpus, questions, new_questions, floor };
         servers.start_ours()?;
         servers.answers(SERVERS[0].1).await?;
         servers.start_nsd()?;
@@ -193,8 +212,8 @@ impl Servers {
     }
 
     /// Questions that are answered in a second, as many at a time as keep the server busy.
-    fn rate(&self, port: u16) -> Result<f64> {
-        let output = self.dnsperf(port, &["-l", SECONDS, "-q", "100"])?;
+    fn rate(&self, port: u16, questions: &Path) -> Result<f64> {
+        let output = self.dnsperf(port, questions, &["-l", SECONDS, "-q", "100"])?;
         let lost = figure(&output, "Queries lost:")?;
         let sent = figure(&output, "Queries sent:")?;
         ensure!(lost * 1000.0 <= sent, "{lost} of {sent} questions were lost:\n{output}");
@@ -202,18 +221,18 @@ impl Servers {
     }
 
     /// The 99th percentile of what an answer takes at the promised rate, in milliseconds.
-    fn latency(&self, port: u16) -> Result<f64> {
+    fn latency(&self, port: u16, questions: &Path) -> Result<f64> {
         let tap = Tap::new(self.namespace(), port)?;
-        self.dnsperf(port, &["-l", SECONDS, "-q", "1000", "-Q", &RATE.to_string()])?;
+        self.dnsperf(port, questions, &["-l", SECONDS, "-q", "1000", "-Q", &RATE.to_string()])?;
         let latencies = tap.latencies()?;
         let milliseconds: Vec<_> = latencies.iter().map(|latency| latency.as_secs_f64() * 1e3).collect();
         percentile(&milliseconds, 0.99).context("nobody answered")
     }
 
-    fn dnsperf(&self, port: u16, arguments: &[&str]) -> Result<String> {
+    fn dnsperf(&self, port: u16, questions: &Path, arguments: &[&str]) -> Result<String> {
         let mut command = self.namespace().command("taskset");
         command.args(["--cpu-list", &self.cpus.client.to_string(), "dnsperf", "-s", "127.0.0.1"]);
-        command.args(["-p", &port.to_string(), "-d"]).arg(&self.questions).args(arguments);
+        command.args(["-p", &port.to_string(), "-d"]).arg(questions).args(arguments);
         let output = command.output().context("run dnsperf")?;
         let [said, wrong] =
             [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -306,6 +325,23 @@ fn questions_of_all() -> String {
         if service % 10 == 0 {
             let _ = writeln!(questions, "{name} AAAA\nmissing.{name} A\n_http._tcp.{name} SRV");
         }
+    }
+    questions
+}
+
+/// Every service's address, again and again, and never in the same letters: small ones and capitals mean the same. More
+/// than are answered in a turn.
+fn questions_in_other_letters() -> String {
+    let mut questions = String::new();
+    for number in 0..SERVICES * 100 {
+        let mut name = name_of(number % SERVICES * 7919 % SERVICES).into_bytes();
+        let letters = name.iter_mut().filter(|letter| letter.is_ascii_alphabetic());
+        for (place, letter) in letters.take(u32::BITS as usize).enumerate() {
+            if number >> place & 1 == 1 {
+                letter.make_ascii_uppercase();
+            }
+        }
+        let _ = writeln!(questions, "{} A", String::from_utf8_lossy(&name));
     }
     questions
 }
