@@ -229,12 +229,14 @@ impl DataPlane {
         let (mut outcome, mut killed) = (Ok(()), Vec::new());
         let maps = &mut self.maps;
         let in_use = || backends_in_use(pins, Moment::at(now));
+        let makeshift = self.tables.makeshift();
         let followed = self.tables.follow(plan, now, in_use, &mut |write| {
             if outcome.is_ok() {
                 outcome = maps.write(&write);
                 killed.extend(sweep::killed(&write));
             }
         });
+        tell_of_room(makeshift, self.tables.makeshift());
         // Also where there is no room for the rest: the dead come first.
         outcome?;
         followed?;
@@ -370,6 +372,19 @@ fn in_use_of<A: Family>(pins: &Pins, now: Moment) -> Result<BTreeSet<u32>> {
 /// The clock of flows' `last_seen`.
 fn now() -> Result<Duration> {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).context("read the monotonic clock")
+}
+
+/// Says when tables begin to be coarse for want of room, and when none is any more.
+fn tell_of_room(makeshift_before: usize, makeshift: usize) {
+    match (makeshift_before, makeshift) {
+        (0, 1..) => warn!(
+            tables = makeshift,
+            "the map SLOTS is nearly full, new tables are coarse: shares may be off by a tenth; the map is as large as \
+             the machine's memory allowed when it was made: `federation-agent detach` and a new start make it anew"
+        ),
+        (1.., 0) => info!("the map SLOTS has room for fine tables again"),
+        _ => {}
+    }
 }
 
 /// The verifier's log can be megabytes; its end says what is wrong.

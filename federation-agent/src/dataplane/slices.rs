@@ -25,24 +25,24 @@ pub(super) struct Slices {
     /// Offset to length, never two that touch.
     free: BTreeMap<u32, u32>,
     taken: BTreeMap<u32, u32>,
+    /// Of all that is free.
+    words: u32,
 }
 
 impl Slices {
     pub(super) fn new(size: u32) -> Self {
-        Self { free: BTreeMap::from([(0, size)]), taken: BTreeMap::new() }
+        Self { free: BTreeMap::from([(0, size)]), taken: BTreeMap::new(), words: size }
     }
 
-    /// The offset of a slice of `size` words.
-    ///
-    /// # Errors
-    /// No hole is large enough.
-    pub(super) fn take(&mut self, size: u32) -> Result<u32> {
-        let hole = self.free.iter().find(|(_, length)| **length >= size);
-        let (offset, _) =
-            hole.with_context(|| format!("the data plane has no room for a table of {size} words"))?;
-        let offset = *offset;
-        self.claim(offset, size)?;
-        Ok(offset)
+    /// The offset of a slice of `size` words; nothing where no hole is large enough, or fewer than `spare` words would be
+    /// free afterwards.
+    pub(super) fn take(&mut self, size: u32, spare: u32) -> Option<u32> {
+        if self.words < size.saturating_add(spare) {
+            return None;
+        }
+        let offset = self.free.iter().find(|(_, length)| **length >= size).map(|(offset, _)| *offset)?;
+        self.claim(offset, size).ok()?;
+        Some(offset)
     }
 
     /// Takes exactly these words.
@@ -61,12 +61,14 @@ impl Slices {
             self.free.insert(offset + size, start + length - offset - size);
         }
         self.taken.insert(offset, size);
+        self.words -= size;
         Ok(())
     }
 
     /// Frees the slice at `offset`.
     pub(super) fn give_back(&mut self, offset: u32) {
         let Some(size) = self.taken.remove(&offset) else { return };
+        self.words += size;
         let (mut start, mut end) = (offset, offset + size);
         if let Some(length) = self.free.remove(&end) {
             end += length;
@@ -109,8 +111,9 @@ mod tests {
         assert!(slices.claim(29, 1).is_err());
         assert!(slices.claim(5, 10).is_err());
         slices.claim(30, 70).unwrap();
-        assert!(slices.take(11).is_err());
-        assert_eq!(slices.take(10).unwrap(), 0);
+        assert_eq!(slices.take(11, 0), None);
+        assert_eq!(slices.take(10, 1), None, "one is to be left");
+        assert_eq!(slices.take(10, 0), Some(0));
     }
 
     proptest! {
@@ -121,7 +124,7 @@ mod tests {
             for (size, give) in steps {
                 if give && !held.is_empty() {
                     slices.give_back(held.remove(size as usize % held.len()).0);
-                } else if let Ok(offset) = slices.take(size) {
+                } else if let Some(offset) = slices.take(size, 0) {
                     prop_assert!(held.iter().all(|(o, s)| offset + size <= *o || o + s <= offset));
                     held.push((offset, size));
                 }
@@ -129,7 +132,7 @@ mod tests {
             for (offset, _) in held {
                 slices.give_back(offset);
             }
-            prop_assert_eq!(slices.take(1000).unwrap(), 0);
+            prop_assert_eq!(slices.take(1000, 0), Some(0));
         }
     }
 }

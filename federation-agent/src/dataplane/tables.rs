@@ -140,6 +140,11 @@ impl Tables {
         self.backends.dead().collect()
     }
 
+    /// How many tables are coarse for want of room: their shares are off by up to a tenth.
+    pub(super) fn makeshift(&self) -> usize {
+        self.slots.makeshift()
+    }
+
     /// Makes the writes that lead from what the maps hold to `plan`; what did not change since the last one is not looked at.
     /// `now` is of any clock that only rises; `in_use` tells which backend ids have live flows and is asked only when
     /// ids run out.

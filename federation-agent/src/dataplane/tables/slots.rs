@@ -22,6 +22,10 @@ use crate::plan::maglev::{self, Grain, Holder};
 /// How long a slice of slots rests: packets that still read it have left long before.
 const SLICE_REST: Duration = Duration::from_secs(1);
 
+/// One word in so many is for coarse tables alone. They are much smaller: when fine ones have filled the rest, a few thousand
+/// services more find room.
+const COARSE_PART: u32 = 4;
+
 /// One who may hold slots of a table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entrant {
@@ -39,6 +43,10 @@ type Recipe = u128;
 pub(super) struct Slots {
     seed: u64,
     room: Slices,
+    /// Words that are for coarse tables alone.
+    spare: u32,
+    /// Tables that are coarse for want of room.
+    makeshift: usize,
     /// By offset.
     tables: BTreeMap<u32, Kept>,
     made: HashMap<Recipe, u32>,
@@ -66,8 +74,8 @@ impl Draft {
     }
 
     /// What is to be written. One that was there may be gone by now.
-    fn packed(self, seed: u64) -> Result<Packed> {
-        self.made.unwrap_or_else(|| make(&self.entrants, self.grain, seed))
+    fn packed(&mut self, seed: u64) -> Result<Packed> {
+        self.made.take().unwrap_or_else(|| make(&self.entrants, self.grain, seed))
     }
 }
 
@@ -77,6 +85,8 @@ struct Kept {
     size: u32,
     /// Frontends that name it.
     holders: u32,
+    /// Coarse for want of room.
+    is_makeshift: bool,
     origin: Origin,
 }
 
@@ -90,7 +100,7 @@ enum Origin {
 
 impl Slots {
     pub(super) fn new(seed: u64, room: u32) -> Self {
-        Self { seed, room: Slices::new(room), ..Self::default() }
+        Self { seed, room: Slices::new(room), spare: room / COARSE_PART, ..Self::default() }
     }
 
     /// A frontend of an agent before this one holds this table; `read` reads it.
@@ -111,7 +121,8 @@ impl Slots {
         self.room.claim(offset, length).context("adopt the tables of the agent before")?;
         let digest = digest(&words);
         self.found.insert((size, digest), offset);
-        self.tables.insert(offset, Kept { size, holders: 1, origin: Origin::Found(digest) });
+        self.tables
+            .insert(offset, Kept { size, holders: 1, is_makeshift: false, origin: Origin::Found(digest) });
         Ok(())
     }
 
@@ -126,21 +137,47 @@ impl Slots {
         Draft { recipe, entrants, grain, is_there: self.made.contains_key(&recipe), made: None }
     }
 
-    /// The table that was drafted; written first if there is none yet.
+    /// The table that was drafted, or where there is no room for it a coarser one; written first if there is none yet.
     ///
     /// # Errors
-    /// There is no room for it, or there are too many backends for one.
-    pub(super) fn take(&mut self, draft: Draft, write: &mut Writer<'_>) -> Result<Table> {
-        let recipe = draft.recipe;
-        if let Some(offset) = self.made.get(&recipe).copied()
+    /// There is no room for either, or there are too many backends for one.
+    pub(super) fn take(&mut self, mut draft: Draft, write: &mut Writer<'_>) -> Result<Table> {
+        if let Some(offset) = self.made.get(&draft.recipe).copied()
             && let Some(kept) = self.tables.get_mut(&offset)
         {
             kept.holders += 1;
             return Ok(Table { offset, size: kept.size });
         }
-        let Packed { size, words } = draft.packed(self.seed)?;
+        let wanted = draft.packed(self.seed)?;
+        let size = wanted.size;
+        let spare = if draft.grain == Grain::Fine { self.spare } else { 0 };
+        if let Some(table) = self.place(wanted, draft.recipe, spare, write)? {
+            return Ok(table);
+        }
+        let makeshift = make(&draft.entrants, Grain::Coarse, self.seed)?;
+        let words = makeshift.words.len();
+        let table = self.place(makeshift, draft.recipe, 0, write)?;
+        let table =
+            table.with_context(|| format!("the data plane has no room for a table of {words} words"))?;
+        if let Some(kept) = self.tables.get_mut(&table.offset)
+            && kept.size < size
+        {
+            kept.is_makeshift = true;
+            self.makeshift += 1;
+        }
+        Ok(table)
+    }
+
+    /// Where a table is from now on; nothing where it finds no room with so many words to spare.
+    fn place(
+        &mut self,
+        Packed { size, words }: Packed,
+        recipe: Recipe,
+        spare: u32,
+        write: &mut Writer<'_>,
+    ) -> Result<Option<Table>> {
         if size == 0 {
-            return Ok(Table::default());
+            return Ok(Some(Table::default()));
         }
         // A new agent makes the same tables as the one before: there is no need for the room of two of each.
         if !self.found.is_empty()
@@ -150,13 +187,20 @@ impl Slots {
             kept.holders += 1;
             kept.origin = Origin::Made(recipe);
             self.made.insert(recipe, offset);
-            return Ok(Table { offset, size });
+            return Ok(Some(Table { offset, size }));
         }
-        let offset = self.room.take(u32::try_from(words.len()).context("length of a table")?)?;
+        let length = u32::try_from(words.len()).context("length of a table")?;
+        let Some(offset) = self.room.take(length, spare) else { return Ok(None) };
         write(Write::Slots { offset, words });
-        self.tables.insert(offset, Kept { size, holders: 1, origin: Origin::Made(recipe) });
+        let origin = Origin::Made(recipe);
+        self.tables.insert(offset, Kept { size, holders: 1, is_makeshift: false, origin });
         self.made.insert(recipe, offset);
-        Ok(Table { offset, size })
+        Ok(Some(Table { offset, size }))
+    }
+
+    /// How many tables are coarse for want of room.
+    pub(super) fn makeshift(&self) -> usize {
+        self.makeshift
     }
 
     /// A frontend does not name this table any more.
@@ -167,6 +211,7 @@ impl Slots {
         if kept.holders > 0 {
             return;
         }
+        self.makeshift -= usize::from(kept.is_makeshift);
         match kept.origin {
             Origin::Made(recipe) => drop(self.made.remove(&recipe)),
             Origin::Found(digest) => drop(self.found.remove(&(kept.size, digest))),

@@ -402,6 +402,37 @@ fn tables_by_the_hundred_are_made_ahead_and_adopted_with_all_their_backends() {
 }
 
 #[test]
+fn tables_become_coarse_before_slots_run_out_and_fine_again() {
+    let mut bench = Bench::new();
+    // Four fine tables of a thousand words fit beside the part that is for coarse ones.
+    bench.tables = Tables::new(7, 6000);
+    let targets: [&[u8]; 6] = [&[1, 2], &[2, 3], &[3, 4], &[4, 5], &[5, 6], &[7]];
+    bench.follow(&plan(&targets, &[]));
+    for (vip, target) in (1..).zip(targets) {
+        assert_eq!(bench.memory.chosen(vip), target.iter().copied().collect(), "{vip}");
+    }
+    let sizes = |bench: &Bench| -> BTreeMap<u32, usize> {
+        let mut sizes = BTreeMap::new();
+        for key in bench.memory.ports() {
+            *sizes.entry(bench.memory.frontends[key].size).or_default() += 1;
+        }
+        sizes
+    };
+    assert_eq!(sizes(&bench), [(8, 2), (256, 6), (8192, 4)].into());
+    assert_eq!(bench.tables.makeshift(), 6, "one backend needs no more");
+
+    bench.tables = adopted(&bench.memory, 6000);
+    assert_eq!(bench.follow(&plan(&targets, &[])), 0, "a new agent makes the same of it");
+    assert_eq!(bench.tables.makeshift(), 6);
+
+    bench.follow(&plan(&[], &[]));
+    assert_eq!(bench.tables.makeshift(), 0);
+    bench.now += Duration::from_secs(1);
+    bench.follow(&plan(&targets[4..], &[]));
+    assert_eq!(sizes(&bench), [(8, 2), (8192, 2)].into());
+}
+
+#[test]
 fn a_table_is_refused_when_slots_run_out() {
     let mut tables = Tables::new(7, 1);
     let plan = plan(&[&[1]], &[]);
