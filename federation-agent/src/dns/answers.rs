@@ -1,6 +1,6 @@
 //! From a question to the records that answer it. Pure: nothing here knows a message, a socket or a clock.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
@@ -166,8 +166,8 @@ impl Authority {
         }
         match zone.form {
             Form::Reverse => {
-                for (ip, (key, scope)) in &known.names.owners {
-                    let name = Name::from(*ip);
+                for (ip, key, scope) in known.names.owners_from(Ipv4Addr::UNSPECIFIED.into()) {
+                    let name = Name::from(ip);
                     if let (true, Some(target)) = (zone.apex.zone_of(&name), self.zones.name_of(key, scope)) {
                         records.push(Record::from_rdata(name, VIP_TTL_SECONDS, RData::PTR(PTR(target))));
                     }

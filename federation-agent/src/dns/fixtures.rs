@@ -26,7 +26,7 @@ use crate::{
     settings::FederationSettings,
 };
 
-/// Of a service with more addresses than any packet carries.
+/// Of a service with more addresses than any packet carries, to clients from outside.
 pub const MANY: &str = "many.n.f.svc.example.com.";
 
 pub fn query(text: &str, wanted: RecordType, payload: Option<u16>) -> Vec<u8> {

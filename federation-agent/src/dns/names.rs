@@ -33,8 +33,8 @@ pub struct Names {
     pub version: u64,
     /// By namespace and name, to be found without a copy of either.
     services: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Service>>>,
-    /// Whose an address is, and of which scope.
-    pub owners: OrdMap<IpAddr, (ServiceKey, Scope)>,
+    /// Whose an address is, and of which scope. Of two that hold one, the first is told.
+    owners: OrdMap<(IpAddr, ServiceKey), Scope>,
     /// The place of the domain's apex, and all that are beneath it.
     places: Arc<Place>,
 }
@@ -91,19 +91,11 @@ impl Names {
         if before.map(|it| (&it.vips, &it.ports)) != after.map(|it| (&it.vips, &it.ports)) {
             self.version += 1;
         }
-        let vips = |service: &Arc<Service>| {
-            let of_scope = |(scope, ips): (&Scope, &Vec<IpAddr>)| {
-                ips.iter().map(|ip| (*ip, (key.clone(), scope.clone()))).collect::<Vec<_>>()
-            };
-            service.vips.iter().flat_map(of_scope).collect::<Vec<_>>()
-        };
-        for (ip, owner) in before.map(vips).into_iter().flatten() {
-            // It may be another one's by now.
-            if self.owners.get(&ip) == Some(&owner) {
-                self.owners.remove(&ip);
-            }
+        for (_, ip) in before.into_iter().flat_map(vips) {
+            self.owners.remove(&(ip, key.clone()));
         }
-        self.owners.extend(after.map(vips).into_iter().flatten());
+        let held = after.into_iter().flat_map(vips);
+        self.owners.extend(held.map(|(scope, ip)| ((ip, key.clone()), scope.clone())));
         let namespace = self.services.entry(Arc::clone(&key.namespace)).or_default();
         match after {
             Some(service) => drop(namespace.insert(Arc::clone(&key.name), Arc::clone(service))),
@@ -210,14 +202,29 @@ impl Names {
         best
     }
 
+    /// Every address that is somebody's, with whose and of which scope, from one on.
+    pub fn owners_from(&self, first: IpAddr) -> impl Iterator<Item = (IpAddr, &ServiceKey, &Scope)> {
+        let owners = self.owners.range((first, ServiceKey::new("", ""))..);
+        let mut last = None;
+        owners.filter_map(move |((ip, service), scope)| {
+            (last.replace(*ip) != Some(*ip)).then_some((*ip, service, scope))
+        })
+    }
+
     fn reverse(&self, labels: &[&str]) -> Node<'_> {
         let Some(range) = reverse_range(labels) else { return Node::Missing };
-        let Some((_, (service, scope))) = self.owners.range(range.network()..=range.broadcast()).next()
+        let Some((_, service, scope)) =
+            self.owners_from(range.network()).next().filter(|(ip, ..)| *ip <= range.broadcast())
         else {
             return Node::Missing;
         };
         if range.prefix_len() == range.max_prefix_len() { Node::Reverse(service, scope) } else { Node::Empty }
     }
+}
+
+/// The VIPs of a service.
+fn vips(service: &Arc<Service>) -> impl Iterator<Item = (&Scope, IpAddr)> {
+    service.vips.iter().flat_map(|(scope, ips)| ips.iter().map(move |ip| (scope, *ip)))
 }
 
 impl Node<'_> {

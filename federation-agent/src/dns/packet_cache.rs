@@ -13,8 +13,11 @@ use std::{
 
 use super::responder::Responder;
 
-/// Bytes of packets that are kept at most: questions and answers of some ten thousand names. Beyond it all begins anew.
-const MOST: usize = 8 << 20;
+/// Bytes that are kept of each listener at most: questions and answers of some ten thousand names. Beyond it all begins anew.
+const MOST: usize = 4 << 20;
+
+/// A longer question is not kept. A name has 255 bytes at most (RFC 1035, 2.3.4).
+const LONGEST: usize = 512;
 
 /// Questions of which it is remembered at most that they were asked. Beyond it that begins anew.
 const NEWCOMERS: usize = 1 << 15;
@@ -29,11 +32,11 @@ pub struct PacketCache {
     version: Option<u64>,
     /// By the hash of the question. Of two that share one, the later is kept.
     exchanges: HashMap<u64, Exchange>,
-    hasher: RandomState,
+    /// What exchanges consist of, one behind the other: to forget all takes one step.
+    packets: Vec<u8>,
     /// Hashes of questions that were asked: only what is asked again is kept, so that names at random push nothing out.
     newcomers: HashSet<u64>,
-    /// What they consist of, one behind the other: to forget all takes one step.
-    packets: Vec<u8>,
+    hasher: RandomState,
 }
 
 /// Where a question and its answer are, both without their number.
@@ -48,9 +51,9 @@ impl PacketCache {
             responder,
             version: None,
             exchanges: HashMap::new(),
-            hasher: RandomState::new(),
-            newcomers: HashSet::with_capacity(NEWCOMERS),
             packets: Vec::new(),
+            newcomers: HashSet::with_capacity(NEWCOMERS),
+            hasher: RandomState::new(),
         }
     }
 
@@ -64,7 +67,7 @@ impl PacketCache {
             return Some([number, answer].concat());
         }
         let response = self.responder.over_udp(known.as_deref(), packet, client)?;
-        if response.is_for_everybody && self.was_asked_before(hash) {
+        if response.may_be_kept && question.len() <= LONGEST && self.was_asked_before(hash) {
             self.keep(hash, question, response.packet.get(NUMBER..)?);
         }
         Some(response.packet)
@@ -92,7 +95,8 @@ impl PacketCache {
     }
 
     fn keep(&mut self, hash: u64, question: &[u8], answer: &[u8]) {
-        if self.packets.len() + question.len() + answer.len() > MOST {
+        let entries = (self.exchanges.len() + 1) * size_of::<(u64, Exchange)>();
+        if entries + self.packets.len() + question.len() + answer.len() > MOST {
             self.forget();
         }
         let [question, answer] = [question, answer].map(|part| {

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use hickory_proto::{
+    ProtoError,
     op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
     rr::{DNSClass, Name, Record, RecordType},
     serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder},
@@ -44,8 +45,8 @@ pub struct OverTcp(pub Arc<Responder>);
 /// A response over UDP.
 pub struct Response {
     pub packet: Vec<u8>,
-    /// Whoever asks in the same words is told the same, for as long as the same is known.
-    pub is_for_everybody: bool,
+    /// With authority, and the same for every client until another version is known.
+    pub may_be_kept: bool,
 }
 
 /// The parts of a response that depend on the request.
@@ -70,13 +71,18 @@ impl Responder {
                 let transfer = self.only_the_serial(&request, known);
                 let depends_on_client = transfer.is_some();
                 let reply = transfer.unwrap_or_else(|| self.reply(&request, known));
-                let is_for_everybody = reply.authoritative && !depends_on_client;
-                Some(Response { packet: encode(&request, reply), is_for_everybody })
+                let may_be_kept = reply.authoritative && !depends_on_client;
+                match encode(&request, reply) {
+                    Ok(packet) => Some(Response { packet, may_be_kept }),
+                    Err(error) => {
+                        warn!(%client, %error, "an answer could not be encoded");
+                        bare(&header.metadata, ResponseCode::ServFail)
+                    }
+                }
             }
             Err(error) => {
                 debug!(%client, %error, "a malformed request");
-                let packet = bare(&header.metadata, ResponseCode::FormErr)?;
-                Some(Response { packet, is_for_everybody: false })
+                bare(&header.metadata, ResponseCode::FormErr)
             }
         }
     }
@@ -241,7 +247,7 @@ async fn send<R: ResponseHandler>(request: &Request, reply: Reply, to: &mut R) -
 
 /// As much of it as a packet carries: first without what was not asked for, then with as many answers as fit, marked as
 /// truncated, which sends who asked to TCP.
-fn encode(request: &Request, mut reply: Reply) -> Vec<u8> {
+fn encode(request: &Request, mut reply: Reply) -> Result<Vec<u8>, ProtoError> {
     let edns = edns(request);
     let limit = edns.as_ref().map_or(MIN_UDP_PAYLOAD, Edns::max_payload);
     let mut metadata = metadata(request, &reply);
@@ -255,17 +261,9 @@ fn encode(request: &Request, mut reply: Reply) -> Vec<u8> {
         }
         let response = builder.build(metadata, &reply.answers, [], &reply.soa, &reply.additionals);
         let whole = (reply.answers.len(), reply.additionals.len() + usize::from(edns.is_some()));
-        match response.destructive_emit(&mut encoder) {
-            Ok(info) => {
-                let counts = info.counts();
-                if (usize::from(counts.answers), usize::from(counts.additionals)) == whole {
-                    return bytes;
-                }
-            }
-            Err(error) => {
-                warn!(client = %request.src(), %error, "an answer could not be encoded");
-                return bare(&request.metadata, ResponseCode::ServFail).unwrap_or_default();
-            }
+        let counts = response.destructive_emit(&mut encoder)?.counts();
+        if (usize::from(counts.answers), usize::from(counts.additionals)) == whole {
+            return Ok(bytes);
         }
         if reply.additionals.is_empty() {
             metadata.truncation = true;
@@ -278,13 +276,13 @@ fn encode(request: &Request, mut reply: Reply) -> Vec<u8> {
 }
 
 /// A response of twelve bytes.
-fn bare(request: &Metadata, code: ResponseCode) -> Option<Vec<u8>> {
+fn bare(request: &Metadata, code: ResponseCode) -> Option<Response> {
     let mut metadata = Metadata::response_from_request(request);
     metadata.response_code = code;
-    let mut bytes = Vec::new();
+    let mut packet = Vec::new();
     let header = Header { metadata, counts: HeaderCounts::default() };
-    header.emit(&mut BinEncoder::new(&mut bytes)).ok()?;
-    Some(bytes)
+    header.emit(&mut BinEncoder::new(&mut packet)).ok()?;
+    Some(Response { packet, may_be_kept: false })
 }
 
 impl Reply {

@@ -140,12 +140,20 @@ impl Dns {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.known.load_full().unwrap_or_default();
         let mut known = with(&before);
-        // Only clients from outside are told of health and of hosts.
-        if known.names.version != before.names.version || self.looks_up {
+        if known.names.version != before.names.version || self.tells_outside(&before, &known) {
             known.version = before.version + 1;
             known.serial = if self.counts_serials { serial_after(before.serial) } else { NO_SERIAL };
         }
         self.known.store(Some(Arc::new(known)));
+    }
+
+    /// Whether clients from outside may be told something else afterwards. Nobody else hears of health, hosts and ingress.
+    fn tells_outside(&self, before: &Known, after: &Known) -> bool {
+        let health = |known: &Known| known.health.as_ref().map(|health| health.services.clone());
+        self.looks_up
+            && (before.names.federation != after.names.federation
+                || health(before) != health(after)
+                || before.hosts != after.hosts)
     }
 
     /// Looks up load balancers that are known by their names, new ones at once.

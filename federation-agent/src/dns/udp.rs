@@ -20,7 +20,7 @@ use nix::{
     errno::Errno,
     sys::socket::{
         MsgFlags, MultiHeaders, Shutdown, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, shutdown,
-        sockopt::{RcvBuf, RcvBufForce},
+        sockopt::{RcvBuf, RcvBufForce, SndBuf, SndBufForce},
     },
 };
 use tokio::sync::oneshot;
@@ -34,8 +34,9 @@ const LARGEST_QUESTION: usize = 4096;
 /// Questions that are taken at once: more would be answered sooner together, and the first of them later.
 const CROWD: usize = 32;
 
-/// Bytes of questions that may wait, as the kernel counts them: some thousand, while this thread has no processor for
-/// some milliseconds. The kernel's own default is less than 300.
+/// Bytes of questions that may wait, and of answers, as the kernel counts them: some thousand, while this thread has no
+/// processor for some milliseconds, or the kernel looks for neighbours that are not there. Its own default is less than
+/// 300; without the capability `NET_ADMIN` it grants twice as many.
 const WAITING: usize = 1 << 21;
 
 /// Answers at a socket for as long as this lives.
@@ -47,7 +48,7 @@ pub struct Answering {
 /// Answers at `socket` from now on. What comes out is why it ended.
 ///
 /// # Errors
-/// No thread can be had.
+/// No thread can be had, or the socket is none.
 pub fn start(
     socket: UdpSocket,
     responder: Arc<Responder>,
@@ -56,6 +57,9 @@ pub fn start(
     setsockopt(&socket, RcvBufForce, &WAITING)
         .or_else(|_| setsockopt(&socket, RcvBuf, &WAITING))
         .context("make room for questions that wait")?;
+    setsockopt(&socket, SndBufForce, &WAITING)
+        .or_else(|_| setsockopt(&socket, SndBuf, &WAITING))
+        .context("make room for answers that wait")?;
     let answering = Answering { socket: Arc::new(socket), is_over: Arc::default() };
     let (ended, outcome) = oneshot::channel();
     let (socket, is_over) = (Arc::clone(&answering.socket), Arc::clone(&answering.is_over));
@@ -151,7 +155,7 @@ impl Drop for Answering {
         self.is_over.store(true, Ordering::Release);
         // Wakes the thread, though it says that there is no connection to shut down (`inet_shutdown` of the kernel's
         // net/ipv4/af_inet.c).
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each server has one processor, whoever asks has the other one. The floor is a loop that sends every question back: what it
 //! takes, the machine takes. Time runs from a question's arrival at the server to its answer's at the client. Both are told also
-//! for questions that were never asked before, for which no server can have an answer ready.
+//! for questions that come again only after more others than any memory of answers holds.
 //!
 //! What an answer weighs is told too: the bytes that come back for each byte of a question are what a forged sender could do to
 //! others.
@@ -75,7 +75,7 @@ struct Servers {
     cpus: Cpus,
     /// Every name again and again.
     questions: PathBuf,
-    /// No name twice in the same letters.
+    /// A million, none twice in the same letters.
     new_questions: PathBuf,
     floor: Floor,
 }

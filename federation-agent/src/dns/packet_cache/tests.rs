@@ -26,7 +26,7 @@ fn the_number_of_an_answer_is_that_of_its_question() {
 #[test]
 fn who_is_asked_for_once_takes_no_room() {
     let mut cache = cache();
-    for number in 0..1000 {
+    for number in 0..NEWCOMERS + 10 {
         ask(&mut cache, &format!("x{number}.n.f."), RecordType::A);
     }
     assert_eq!((cache.exchanges.len(), cache.packets.len()), (0, 0));
@@ -99,20 +99,26 @@ proptest! {
 
     #[test]
     fn an_answer_from_memory_is_the_one_that_would_be_made(
-        asked in prop::collection::vec((0..6_usize, any::<bool>(), any::<u16>(), 0..20_u8), 1..60),
+        is_external in any::<bool>(),
+        asked in prop::collection::vec((0..8_usize, 0..3_usize, any::<bool>(), any::<u16>(), 0..30_u8), 1..80),
     ) {
-        let mut cache = cache();
-        let texts = ["s.n.f.", "S.n.F.", MANY, "x.n.f.", "_http._tcp.s.n.f.", "example.org."];
+        let view = if is_external { View::External { ttl_seconds: 30 } } else { View::Internal };
+        let mut cache = PacketCache::new(Arc::new(responder(view)));
+        let texts = [
+            "s.n.f.", "S.n.F.", "x.n.f.", "example.org.", MANY,
+            "_http._tcp.many.n.f.svc.example.com.", "host.n.f.svc.example.com.", "none.n.f.svc.r.example.com.",
+        ];
+        let kinds = [RecordType::A, RecordType::SRV, RecordType::ANY];
         let whole = cache.responder.known.load_full();
         let nothing = Arc::new(Known { version: 1, ..Known::default() });
-        for (text, has_edns, number, change) in asked {
+        for (text, kind, has_edns, number, change) in asked {
             match change {
                 0 => cache.responder.known.store(None),
                 1 => cache.responder.known.store(Some(Arc::clone(&nothing))),
                 2 => cache.responder.known.store(whole.clone()),
                 _ => {}
             }
-            let mut packet = query(texts[text], RecordType::A, has_edns.then_some(1232));
+            let mut packet = query(texts[text], kinds[kind], has_edns.then_some(1232));
             packet[..NUMBER].copy_from_slice(&number.to_be_bytes());
             let expected = made(&cache, &packet, client());
             prop_assert_eq!(cache.over_udp(&packet, client()), expected);

@@ -1,77 +1,113 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use super::*;
-use crate::model::{Cluster, Port, Protocol, Scope, Service, ServiceKey, Shard};
+use crate::model::{
+    Cluster, Federation, Ingress, IngressPoint, Port, Protocol, Scope, Service, ServiceKey, Shard, ShardState,
+};
 
 const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const OF_REGION: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
+/// Changes of a federation, one after the other; whether any answer differs afterwards to clients inside, and outside.
+type Step = (&'static str, fn(&mut Federation), [bool; 2]);
+
+const STEPS: [Step; 13] = [
+    ("a cluster", |it| it.clusters.extend([("c".into(), cluster())]), [false; 2]),
+    ("a service", |it| change(it, "a", |_| {}), [false, true]),
+    ("a port", |it| change(it, "a", |service| service.ports.push(port())), [false; 2]),
+    ("a VIP", |it| change(it, "a", |service| service.vips = vips()), [true, false]),
+    ("nothing", |_| {}, [false; 2]),
+    ("a shard", |it| change(it, "a", grow), [false; 2]),
+    ("affinity", |it| change(it, "a", |service| service.client_ip_affinity = true), [false; 2]),
+    ("an ingress", |it| change(it, "a", |service| announce(service, ShardState::Healthy)), [false, true]),
+    ("health", |it| change(it, "a", |service| announce(service, ShardState::Unhealthy)), [false, true]),
+    ("another with the same VIP", |it| change(it, "b", |service| service.vips = vips()), [true; 2]),
+    ("the first is gone", |it| drop(it.services.remove(&ServiceKey::new("n", "a"))), [true; 2]),
+    ("a shard of the other", |it| change(it, "b", grow), [false; 2]),
+    ("no cluster", |it| it.clusters.clear(), [true; 2]),
+];
 
 #[tokio::test]
-async fn only_what_changes_an_answer_makes_a_new_version_and_a_new_serial() -> Result<()> {
+async fn another_answer_means_another_version_and_another_serial() -> Result<()> {
     for has_external in [false, true] {
         let dns = serving(has_external).await?;
         let mut federation = Federation::default();
-        let mut before = version_after(&dns, &federation);
-        let key = ServiceKey::new("n", "s");
-        let mut service = Service::default();
-        for (what, change, is_told) in [
-            ("a service", (|_| {}) as fn(&mut Service), true),
-            ("nothing", |_| {}, false),
-            (
-                "a shard",
-                |service| {
-                    service.shards.insert("c".into(), Shard { weight: 1, endpoints: Arc::default() });
-                },
-                false,
-            ),
-            ("affinity", |service| service.client_ip_affinity = true, false),
-            (
-                "a VIP",
-                |service| {
-                    service.vips = Arc::new([(Scope::Nearest, vec![Ipv4Addr::LOCALHOST.into()])].into());
-                },
-                true,
-            ),
-            (
-                "a port",
-                |service| service.ports.push(Port { name: "p".into(), protocol: Protocol::Tcp, port: 80 }),
-                true,
-            ),
-        ] {
-            change(&mut service);
-            federation.services.insert(key.clone(), Arc::new(service.clone()));
-            let after = version_after(&dns, &federation);
-            assert_grown(before, after, is_told || has_external, what);
+        let mut before = after_update(&dns, &federation);
+        for (what, step, differs) in STEPS {
+            step(&mut federation);
+            let after = after_update(&dns, &federation);
+            let [inside, outside] = [View::Internal, View::External { ttl_seconds: 30 }]
+                .map(|view| told(&before, view) != told(&after, view));
+            assert_eq!([inside, outside], differs, "{what}");
+            let has_grown = after.version > before.version;
+            assert_eq!(after.serial > before.serial, has_grown, "{what}");
+            assert!(has_grown || !inside, "{what}: of an older version");
+            assert!(has_grown || !outside || !has_external, "{what}: of an older version");
+            let is_idle = what == "nothing" || !has_external && what.starts_with("a shard");
+            assert!(!has_grown || !is_idle, "{what}: nobody is told anything else");
             before = after;
         }
-        let cluster = Cluster { provider: "p".into(), region: "r".into(), zones: vec!["z".into()] };
-        federation.clusters.insert("c".into(), cluster);
-        let after = version_after(&dns, &federation);
-        assert_grown(before, after, true, "a place");
-        federation.services.clear();
-        assert_grown(after, version_after(&dns, &federation), true, "a service less");
     }
     Ok(())
 }
 
-fn assert_grown(before: (u64, u32), after: (u64, u32), is_expected: bool, what: &str) {
-    assert_eq!((after.0 > before.0, after.1 > before.1), (is_expected, is_expected), "{what}");
+/// Every record that clients may be told.
+fn told(known: &Known, view: View) -> Vec<String> {
+    let zones = Zones::new(&settings(), &[]).expect("zones");
+    let authority = Authority { zones, view, addresses: Vec::new() };
+    let zones = authority.zones.iter().filter(|zone| authority.serves(zone));
+    zones.flat_map(|zone| authority.every_record(known, zone)).map(|record| record.to_string()).collect()
 }
 
-/// What is known after an update: its version and its serial.
-fn version_after(dns: &Dns, federation: &Federation) -> (u64, u32) {
-    dns.update(federation, Some(&Health::default()));
-    let known = dns.known.load_full().expect("something is known");
-    (known.version, known.serial)
+fn after_update(dns: &Dns, federation: &Federation) -> Arc<Known> {
+    dns.update(federation, None);
+    dns.known.load_full().expect("something is known")
 }
 
 async fn serving(has_external: bool) -> Result<Dns> {
-    let federation =
-        FederationSettings { federation: "f".into(), domain: "example.com".into(), vip_ranges: Vec::new() };
-    let settings = DnsSettings {
+    let dns = DnsSettings {
         external: if has_external { vec![ANYWHERE.into()] } else { Vec::new() },
         external_ttl_seconds: 30,
         transfer: vec!["192.0.2.0/24".parse()?],
         ..DnsSettings::default()
     };
-    Dns::bind(&[ANYWHERE.into()], &settings, &federation).await
+    Dns::bind(&[ANYWHERE.into()], &dns, &settings()).await
+}
+
+fn settings() -> FederationSettings {
+    FederationSettings {
+        federation: "f".into(),
+        domain: "example.com".into(),
+        vip_ranges: vec!["198.18.0.0/16".parse().expect("a range")],
+    }
+}
+
+fn change(federation: &mut Federation, name: &str, with: impl FnOnce(&mut Service)) {
+    let key = ServiceKey::new("n", name);
+    let mut service = federation.services.get(&key).map(|service| (**service).clone()).unwrap_or_default();
+    with(&mut service);
+    federation.services.insert(key, Arc::new(service));
+}
+
+fn cluster() -> Cluster {
+    Cluster { provider: "p".into(), region: "r".into(), zones: vec!["z".into()] }
+}
+
+fn port() -> Port {
+    Port { name: "http".into(), protocol: Protocol::Tcp, port: 80 }
+}
+
+fn vips() -> Arc<std::collections::BTreeMap<Scope, Vec<IpAddr>>> {
+    let of_region = (Scope::Region("r".into()), vec![OF_REGION.into()]);
+    Arc::new([(Scope::Nearest, vec![VIP.into()]), of_region].into())
+}
+
+fn grow(service: &mut Service) {
+    service.shards.insert("c".into(), Shard { weight: 1, endpoints: Arc::default() });
+}
+
+fn announce(service: &mut Service, state: ShardState) {
+    let point = IngressPoint::Address(Ipv4Addr::new(203, 0, 113, 1).into());
+    service.ingress.insert("c".into(), Ingress { points: [point].into_iter().collect(), state });
 }
