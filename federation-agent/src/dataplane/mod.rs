@@ -379,10 +379,10 @@ fn tell_of_room(makeshift_before: usize, makeshift: usize) {
     match (makeshift_before, makeshift) {
         (0, 1..) => warn!(
             tables = makeshift,
-            "the map SLOTS is nearly full, new tables are coarse: shares may be off by a tenth; the map is as large as \
-             the machine's memory allowed when it was made: `federation-agent detach` and a new start make it anew"
+            "the map SLOTS is nearly full: new tables are coarse, and shares may be off by a tenth, until there are fewer \
+             services; the map has the 128th part of the memory that the machine had when it was made"
         ),
-        (1.., 0) => info!("the map SLOTS has room for fine tables again"),
+        (1.., 0) => info!("all tables in the map SLOTS are fine again"),
         _ => {}
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Slices {
     /// Offset to length, never two that touch.
     free: BTreeMap<u32, u32>,
     taken: BTreeMap<u32, u32>,
-    /// Of all that is free.
+    /// Words that are free.
     words: u32,
 }
 
@@ -43,6 +43,16 @@ impl Slices {
         let offset = self.free.iter().find(|(_, length)| **length >= size).map(|(offset, _)| *offset)?;
         self.claim(offset, size).ok()?;
         Some(offset)
+    }
+
+    /// How many words are free.
+    pub(super) fn free(&self) -> u32 {
+        self.words
+    }
+
+    /// How many words the slice at `offset` has.
+    pub(super) fn length(&self, offset: u32) -> u32 {
+        self.taken.get(&offset).copied().unwrap_or(0)
     }
 
     /// Takes exactly these words.

@@ -140,7 +140,7 @@ impl Tables {
         self.backends.dead().collect()
     }
 
-    /// How many tables are coarse for want of room: their shares are off by up to a tenth.
+    /// How many tables are coarse for want of room.
     pub(super) fn makeshift(&self) -> usize {
         self.slots.makeshift()
     }
@@ -166,6 +166,7 @@ impl Tables {
             let named: BTreeSet<_> = turn.put.keys().copied().collect();
             turn.gone.extend(self.frontends.keys().filter(|frontend| !named.contains(frontend)));
         }
+        turn.put.extend(self.can_be_finer(plan));
         self.backends.shift(&turn.shifts, now, in_use, write)?;
         self.plan = plan.clone();
         let serving = self.serving(&turn);
@@ -178,6 +179,19 @@ impl Tables {
             self.backends.retire(self.backends.identities().into_iter(), now, write);
         }
         Ok(())
+    }
+
+    /// Those whose table was made coarse for want of room, when there is room again.
+    fn can_be_finer<'p>(&self, plan: &'p Plan) -> Vec<(plan::Frontend, &'p Target)> {
+        if self.slots.makeshift() == 0 {
+            return Vec::new();
+        }
+        let all = plan.services.values().flat_map(|service| &service.frontends);
+        let coarse = all.filter(|(frontend, _)| {
+            let [main, _] = self.frontends.get(frontend).map(tables).unwrap_or_default();
+            self.slots.can_be_finer(main)
+        });
+        coarse.map(|(frontend, target)| (*frontend, &**target)).collect()
     }
 
     /// Every VIP that the turn touches, with whether any of its ports has a backend afterwards; none where it has no port.

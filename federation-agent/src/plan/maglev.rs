@@ -19,7 +19,7 @@ use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
 pub enum Grain {
     /// To 1 per cent of a share.
     Fine,
-    /// To a tenth: for tables that few clients ever see.
+    /// To a tenth, and a small weight may have no slot at all: for tables that few clients ever see, and where room is short.
     Coarse,
 }
 

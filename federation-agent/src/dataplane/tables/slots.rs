@@ -22,8 +22,8 @@ use crate::plan::maglev::{self, Grain, Holder};
 /// How long a slice of slots rests: packets that still read it have left long before.
 const SLICE_REST: Duration = Duration::from_secs(1);
 
-/// One word in so many is for coarse tables alone. They are much smaller: when fine ones have filled the rest, a few thousand
-/// services more find room.
+/// One word in so many is for coarse tables alone. Of up to 256 backends these are much smaller: when fine ones have filled
+/// the rest, some thousand services more find room.
 const COARSE_PART: u32 = 4;
 
 /// One who may hold slots of a table.
@@ -53,6 +53,8 @@ pub(super) struct Slots {
     /// By size and digest.
     found: HashMap<(u32, u64), u32>,
     resting: VecDeque<(Duration, u32)>,
+    /// Words that rest.
+    resting_words: u32,
 }
 
 /// A table that is wanted.
@@ -142,15 +144,21 @@ impl Slots {
     /// # Errors
     /// There is no room for either, or there are too many backends for one.
     pub(super) fn take(&mut self, mut draft: Draft, write: &mut Writer<'_>) -> Result<Table> {
+        let has_room = self.has_room_again();
         if let Some(offset) = self.made.get(&draft.recipe).copied()
             && let Some(kept) = self.tables.get_mut(&offset)
+            && !(kept.is_makeshift && has_room)
         {
             kept.holders += 1;
             return Ok(Table { offset, size: kept.size });
         }
         let wanted = draft.packed(self.seed)?;
         let size = wanted.size;
-        let spare = if draft.grain == Grain::Fine { self.spare } else { 0 };
+        let spare = match draft.grain {
+            // What rests is free soon; until then something is left all the same.
+            Grain::Fine => self.spare.saturating_sub(self.resting_words).max(self.spare / 4),
+            Grain::Coarse => 0,
+        };
         if let Some(table) = self.place(wanted, draft.recipe, spare, write)? {
             return Ok(table);
         }
@@ -203,6 +211,16 @@ impl Slots {
         self.makeshift
     }
 
+    /// Whether a table is coarse for want of room, and need not be any more.
+    pub(super) fn can_be_finer(&self, table: Table) -> bool {
+        self.has_room_again() && self.tables.get(&table.offset).is_some_and(|kept| kept.is_makeshift)
+    }
+
+    /// Whether coarse tables may be made fine: not at the first word that is free, or they would change all the time.
+    fn has_room_again(&self) -> bool {
+        self.makeshift > 0 && self.room.free() > self.spare + self.spare / 2
+    }
+
     /// A frontend does not name this table any more.
     pub(super) fn give_back(&mut self, table: Table, now: Duration) {
         let Table { offset, size } = table;
@@ -213,11 +231,17 @@ impl Slots {
         }
         self.makeshift -= usize::from(kept.is_makeshift);
         match kept.origin {
-            Origin::Made(recipe) => drop(self.made.remove(&recipe)),
+            Origin::Made(recipe) => {
+                // A finer one may have taken its place.
+                if self.made.get(&recipe) == Some(&offset) {
+                    self.made.remove(&recipe);
+                }
+            }
             Origin::Found(digest) => drop(self.found.remove(&(kept.size, digest))),
         }
         self.tables.remove(&offset);
         self.resting.push_back((now, offset));
+        self.resting_words += self.room.length(offset);
     }
 
     /// Frees the slices that have rested.
@@ -225,6 +249,7 @@ impl Slots {
         while let Some((since, offset)) = self.resting.front().copied()
             && now.saturating_sub(since) >= SLICE_REST
         {
+            self.resting_words -= self.room.length(offset);
             self.room.give_back(offset);
             self.resting.pop_front();
         }

@@ -425,11 +425,25 @@ fn tables_become_coarse_before_slots_run_out_and_fine_again() {
     assert_eq!(bench.follow(&plan(&targets, &[])), 0, "a new agent makes the same of it");
     assert_eq!(bench.tables.makeshift(), 6);
 
-    bench.follow(&plan(&[], &[]));
+    // The first three become one: what rests is no room yet, and what is coarse stays so until the change after it.
+    let fewer: [&[u8]; 6] = [&[7], &[7], &[7], &[4, 5], &[5, 6], &[7]];
+    bench.follow(&plan(&fewer, &[]));
+    assert_eq!(sizes(&bench), [(8, 8), (256, 3), (8192, 1)].into());
+    bench.follow(&plan(&fewer, &[]));
+    assert_eq!(sizes(&bench), [(8, 8), (8192, 4)].into());
     assert_eq!(bench.tables.makeshift(), 0);
-    bench.now += Duration::from_secs(1);
-    bench.follow(&plan(&targets[4..], &[]));
-    assert_eq!(sizes(&bench), [(8, 2), (8192, 2)].into());
+    for (vip, target) in (1..).zip(fewer) {
+        assert_eq!(bench.memory.chosen(vip), target.iter().copied().collect(), "{vip}");
+    }
+}
+
+#[test]
+fn a_change_of_all_tables_at_once_leaves_fine_ones_fine() {
+    let mut bench = Bench::new();
+    bench.tables = Tables::new(7, 10_000);
+    bench.follow(&plan(&[&[1, 2], &[3, 4]], &[]));
+    bench.follow(&plan(&[&[1, 3], &[2, 4]], &[]));
+    assert_eq!(bench.tables.makeshift(), 0, "what rests counts as free");
 }
 
 #[test]
