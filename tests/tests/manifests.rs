@@ -16,8 +16,9 @@ mod workloads;
 
 use std::{fs, path::Path};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use federation_tests::lab::program;
+use serde_json::json;
 
 use judge::judge;
 use render::{Kubectl, kustomizations, render};
@@ -65,5 +66,38 @@ fn what_objects_refer_to_is_there_and_what_they_start_can_be_started() -> Result
     let told = fs::read_to_string(&install)?;
     let found = judge(&objects, &told, &program("federation-agent")?)?;
     assert!(found.is_empty(), "{}", found.join("\n"));
+    Ok(())
+}
+
+/// What users count on, and neither a schema nor another object asks for.
+#[test]
+fn an_upgrade_a_drain_and_a_taint_find_what_they_need() -> Result<()> {
+    for (folder, kind, field, expected) in [
+        ("host", "Deployment", "/spec/replicas", json!(2)),
+        ("host", "PodDisruptionBudget", "/spec/minAvailable", json!(1)),
+        ("host", "NetworkPolicy", "/spec/policyTypes", json!(["Ingress"])),
+        ("member", "DaemonSet", "/spec/updateStrategy/type", json!("RollingUpdate")),
+        ("member", "DaemonSet", "/spec/template/spec/tolerations", json!([{ "operator": "Exists" }])),
+        ("member", "DaemonSet", "/spec/template/spec/priorityClassName", json!("system-node-critical")),
+        ("member", "DaemonSet", "/spec/template/spec/initContainers/0/args", json!(["check"])),
+        ("member", "DaemonSet", "/spec/template/spec/containers/0/args", json!(["node"])),
+        (
+            "member",
+            "DaemonSet",
+            "/spec/template/spec/containers/0/readinessProbe/exec/command",
+            json!(["/federation-agent", "probe", "ready"]),
+        ),
+        (
+            "member",
+            "DaemonSet",
+            "/spec/template/spec/containers/0/livenessProbe/exec/command",
+            json!(["/federation-agent", "probe", "live"]),
+        ),
+    ] {
+        let objects = render(Kubectl::Current, &workspace().join("deploy").join(folder))?;
+        let of_kind: Vec<_> = objects.iter().filter(|object| object["kind"] == kind).collect();
+        let [object] = of_kind[..] else { bail!("{folder} has {} of {kind}", of_kind.len()) };
+        assert_eq!(object.pointer(field), Some(&expected), "{folder}: {kind} {field}");
+    }
     Ok(())
 }
