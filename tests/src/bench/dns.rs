@@ -223,7 +223,10 @@ impl Servers {
     /// The 99th percentile of what an answer takes at the promised rate, in milliseconds.
     fn latency(&self, port: u16, questions: &Path) -> Result<f64> {
         let tap = Tap::new(self.namespace(), port)?;
-        self.dnsperf(port, questions, &["-l", SECONDS, "-q", "1000", "-Q", &RATE.to_string()])?;
+        let output =
+            self.dnsperf(port, questions, &["-l", SECONDS, "-q", "1000", "-Q", &RATE.to_string()])?;
+        let asked = figure(&output, "Queries sent:")? / figure(&output, "Run time (s):")?;
+        ensure!(asked >= 0.98 * f64::from(RATE), "only {asked:.0} questions a second were asked:\n{output}");
         let latencies = tap.latencies()?;
         let milliseconds: Vec<_> = latencies.iter().map(|latency| latency.as_secs_f64() * 1e3).collect();
         percentile(&milliseconds, 0.99).context("nobody answered")

@@ -28,6 +28,9 @@ const STEPS: [Step; 13] = [
     ("no cluster", |it| it.clusters.clear(), [true; 2]),
 ];
 
+/// Steps of which clients of the federation hear nothing.
+const UNTOLD: [&str; 5] = ["a shard", "affinity", "an ingress", "health", "a shard of the other"];
+
 #[tokio::test]
 async fn another_answer_means_another_version_and_another_serial() -> Result<()> {
     for has_external in [false, true] {
@@ -44,8 +47,32 @@ async fn another_answer_means_another_version_and_another_serial() -> Result<()>
             assert_eq!(after.serial > before.serial, has_grown, "{what}");
             assert!(has_grown || !inside, "{what}: of an older version");
             assert!(has_grown || !outside || !has_external, "{what}: of an older version");
-            let is_idle = what == "nothing" || !has_external && what.starts_with("a shard");
+            let is_idle = what == "nothing" || !has_external && UNTOLD.contains(&what);
             assert!(!has_grown || !is_idle, "{what}: nobody is told anything else");
+            before = after;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn health_and_hosts_make_a_new_version_where_clients_from_outside_are_answered() -> Result<()> {
+    let steps = [
+        ("somebody probes", (|known| known.health = Some(Health::default())) as fn(&mut Known), true),
+        ("an address of a host", |known| known.hosts = hosts(), true),
+        ("nothing", |_| {}, false),
+    ];
+    for has_external in [false, true] {
+        let dns = serving(has_external).await?;
+        let mut before = after_update(&dns, &Federation::default()).version;
+        for (what, step, is_told) in steps {
+            dns.replace(|before| {
+                let mut known = before.clone();
+                step(&mut known);
+                known
+            });
+            let after = dns.known.load_full().expect("something is known").version;
+            assert_eq!(after > before, is_told && has_external, "{what}");
             before = after;
         }
     }
@@ -101,6 +128,10 @@ fn port() -> Port {
 fn vips() -> Arc<std::collections::BTreeMap<Scope, Vec<IpAddr>>> {
     let of_region = (Scope::Region("r".into()), vec![OF_REGION.into()]);
     Arc::new([(Scope::Nearest, vec![VIP.into()]), of_region].into())
+}
+
+fn hosts() -> Arc<external::Hosts> {
+    Arc::new([("lb.example.net".into(), [VIP.into()].into())].into())
 }
 
 fn grow(service: &mut Service) {

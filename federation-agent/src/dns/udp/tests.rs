@@ -4,6 +4,7 @@ use std::{
 };
 
 use hickory_proto::rr::RecordType;
+use nix::sys::socket::getsockopt;
 
 use super::*;
 use crate::dns::{
@@ -42,9 +43,11 @@ fn a_crowd_is_answered_and_each_has_his_own() -> Result<()> {
 #[test]
 fn more_may_wait_than_the_system_grants_by_itself() -> Result<()> {
     let (answering, ..) = started()?;
-    let granted = nix::sys::socket::getsockopt(&answering.socket, RcvBuf)?;
-    let usual = nix::sys::socket::getsockopt(&bound(Ipv4Addr::LOCALHOST.into())?, RcvBuf)?;
-    assert!(granted > usual, "{granted} bytes, {usual} by itself");
+    let usual = bound(Ipv4Addr::LOCALHOST.into())?;
+    let sizes =
+        |socket: &UdpSocket| Ok::<_, Errno>([getsockopt(socket, RcvBuf)?, getsockopt(socket, SndBuf)?]);
+    let (granted, usual) = (sizes(&answering.socket)?, sizes(&usual)?);
+    assert!(granted[0] > usual[0] && granted[1] > usual[1], "{granted:?} bytes, {usual:?} by itself");
     Ok(())
 }
 
