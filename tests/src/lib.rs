@@ -12,4 +12,5 @@ pub mod federation;
 pub mod figures;
 pub mod kubernetes;
 pub mod lab;
+pub mod packet_socket;
 mod table;

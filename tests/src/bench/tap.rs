@@ -5,14 +5,14 @@
 
 use std::{
     collections::HashMap,
-    io::{self, IoSliceMut},
+    io::IoSliceMut,
     mem::size_of_val,
     os::fd::{AsRawFd as _, OwnedFd},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use libc::{sock_filter, sock_fprog, sockaddr_ll, tpacket_stats};
+use libc::{sock_filter, sock_fprog, tpacket_stats};
 use nix::{
     cmsg_space,
     errno::Errno,
@@ -25,7 +25,7 @@ use nix::{
     },
 };
 
-use crate::lab::Namespace;
+use crate::{lab::Namespace, packet_socket};
 
 /// One question in so many is looked at: a power of two. Numbers of questions are evenly spread.
 const ONE_IN: u32 = 16;
@@ -131,21 +131,7 @@ fn open(port: u16) -> Result<OwnedFd> {
         libc::setsockopt(end.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const filter).cast(), length)
     };
     Errno::result(set).context("attach a filter")?;
-    let index = nix::net::if_::if_nametoindex("lo").context("find the interface")?;
-    let address = sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET)?,
-        sll_protocol: u16::try_from(libc::ETH_P_IP)?.to_be(),
-        sll_ifindex: i32::try_from(index)?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the pointer and the length are those of a whole address.
-    let bound = unsafe {
-        libc::bind(end.as_raw_fd(), (&raw const address).cast(), u32::try_from(size_of_val(&address))?)
-    };
-    Errno::result(bound).map_err(io::Error::from).context("bind to it")?;
+    packet_socket::bind(&end, "lo", libc::ETH_P_IP)?;
     Ok(end)
 }
 

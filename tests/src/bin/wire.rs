@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use federation_tests::packet_socket;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, ppoll},
@@ -73,20 +74,7 @@ fn open(name: &str) -> Result<OwnedFd> {
     switch_on(&end, libc::PACKET_VNET_HDR).context("ask for the kernel's notes")?;
     // What this end sends must not come back to it.
     switch_on(&end, libc::PACKET_IGNORE_OUTGOING).context("ignore what is sent")?;
-    let index = nix::net::if_::if_nametoindex(name).context("find it")?;
-    let address = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET)?,
-        sll_protocol: u16::try_from(libc::ETH_P_ALL)?.to_be(),
-        sll_ifindex: i32::try_from(index)?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let length = u32::try_from(size_of_val(&address))?;
-    // SAFETY: the pointer and the length are those of a whole link-layer address that outlives the call.
-    let bound = unsafe { libc::bind(end.as_raw_fd(), (&raw const address).cast(), length) };
-    Errno::result(bound).context("bind to it")?;
+    packet_socket::bind(&end, name, libc::ETH_P_ALL)?;
     Ok(end)
 }
 
