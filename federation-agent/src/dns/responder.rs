@@ -68,9 +68,13 @@ impl Responder {
         }
         match Request::from_bytes(packet.to_vec(), client, Protocol::Udp) {
             Ok(request) => {
-                let transfer = self.only_the_serial(&request, known);
-                let depends_on_client = transfer.is_some();
-                let reply = transfer.unwrap_or_else(|| self.reply(&request, known));
+                let (reply, depends_on_client) = match question(&request) {
+                    Err(code) => (Reply::refusal(code), false),
+                    Ok(question) if question.is_transfer() => {
+                        (self.only_the_serial(&request, &question, known), true)
+                    }
+                    Ok(question) => (self.reply(&question, known), false),
+                };
                 let may_be_kept = reply.authoritative && !depends_on_client;
                 match encode(&request, reply) {
                     Ok(packet) => Some(Response { packet, may_be_kept }),
@@ -87,13 +91,10 @@ impl Responder {
         }
     }
 
-    fn reply(&self, request: &Request, known: Option<&Known>) -> Reply {
-        let question = match question(request) {
-            Ok(question) => question,
-            Err(code) => return Reply::refusal(code),
-        };
+    /// What is said to a question, unless it is for a transfer.
+    fn reply(&self, question: &Question<'_>, known: Option<&Known>) -> Reply {
         let authority = &self.authority;
-        let Question { name, lower, wanted } = question;
+        let Question { name, lower, wanted } = *question;
         let serial = known.map_or(0, |known| known.serial);
         match authority.answer(known, name, lower, wanted) {
             Answer::Elsewhere => Reply::refusal(ResponseCode::Refused),
@@ -118,16 +119,15 @@ impl Responder {
 
     /// What is said over UDP to who asks for a transfer, which takes TCP: who asks for the difference is told the serial
     /// (RFC 1995, 2).
-    fn only_the_serial(&self, request: &Request, known: Option<&Known>) -> Option<Reply> {
-        let question = transfer_question(request)?;
-        Some(match self.transfer_of(request, &question, known) {
+    fn only_the_serial(&self, request: &Request, question: &Question<'_>, known: Option<&Known>) -> Reply {
+        match self.transfer_of(request, question, known) {
             Ok((zone, known)) if question.wanted == RecordType::IXFR => {
                 let answers = vec![Authority::soa(zone, known.serial)];
                 Reply { answers, ..Reply::of(ResponseCode::NoError) }
             }
             Ok(_) => Reply::refusal(ResponseCode::Refused),
             Err(code) => Reply::refusal(code),
-        })
+        }
     }
 
     /// The zone whose transfer is asked for, if it may be.
@@ -147,10 +147,14 @@ impl Responder {
     }
 
     /// Sends a whole zone, in as many messages as it takes.
-    async fn send_zone<R: ResponseHandler>(&self, request: &Request, to: &mut R) -> Option<ResponseInfo> {
-        let question = transfer_question(request)?;
+    async fn send_zone<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        question: &Question<'_>,
+        to: &mut R,
+    ) -> Option<ResponseInfo> {
         let known = self.known.load_full();
-        let messages = match self.transfer_of(request, &question, known.as_deref()) {
+        let messages = match self.transfer_of(request, question, known.as_deref()) {
             Ok((zone, known)) => transfer::messages(&self.authority, known, zone, request),
             Err(code) => return Some(send(request, Reply::refusal(code), to).await),
         };
@@ -171,10 +175,16 @@ impl RequestHandler for OverTcp {
         request: &Request,
         mut response_handle: R,
     ) -> ResponseInfo {
-        if let Some(sent) = self.0.send_zone(request, &mut response_handle).await {
+        let question = match question(request) {
+            Ok(question) => question,
+            Err(code) => return send(request, Reply::refusal(code), &mut response_handle).await,
+        };
+        if question.is_transfer()
+            && let Some(sent) = self.0.send_zone(request, &question, &mut response_handle).await
+        {
             return sent;
         }
-        let reply = self.0.reply(request, self.0.known.load().as_deref());
+        let reply = self.0.reply(&question, self.0.known.load().as_deref());
         send(request, reply, &mut response_handle).await
     }
 }
@@ -208,10 +218,10 @@ fn question(request: &Request) -> Result<Question<'_>, ResponseCode> {
     Ok(Question { name: original.name(), lower: info.query.name(), wanted: info.query.query_type() })
 }
 
-/// What is asked, if it is a transfer.
-fn transfer_question(request: &Request) -> Option<Question<'_>> {
-    let question = question(request).ok()?;
-    matches!(question.wanted, RecordType::AXFR | RecordType::IXFR).then_some(question)
+impl Question<'_> {
+    fn is_transfer(&self) -> bool {
+        matches!(self.wanted, RecordType::AXFR | RecordType::IXFR)
+    }
 }
 
 /// The answer to an EDNS request, where it is one.
