@@ -183,13 +183,13 @@ impl Tables {
 
     /// Those whose table was made coarse for want of room, when there is room again.
     fn can_be_finer<'p>(&self, plan: &'p Plan) -> Vec<(plan::Frontend, &'p Target)> {
-        if self.slots.makeshift() == 0 {
+        if !self.slots.has_room_again() {
             return Vec::new();
         }
         let all = plan.services.values().flat_map(|service| &service.frontends);
         let coarse = all.filter(|(frontend, _)| {
             let [main, _] = self.frontends.get(frontend).map(tables).unwrap_or_default();
-            self.slots.can_be_finer(main)
+            self.slots.is_makeshift(main)
         });
         coarse.map(|(frontend, target)| (*frontend, &**target)).collect()
     }

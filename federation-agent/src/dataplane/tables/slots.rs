@@ -144,13 +144,10 @@ impl Slots {
     /// # Errors
     /// There is no room for either, or there are too many backends for one.
     pub(super) fn take(&mut self, mut draft: Draft, write: &mut Writer<'_>) -> Result<Table> {
-        let has_room = self.has_room_again();
-        if let Some(offset) = self.made.get(&draft.recipe).copied()
-            && let Some(kept) = self.tables.get_mut(&offset)
-            && !(kept.is_makeshift && has_room)
-        {
-            kept.holders += 1;
-            return Ok(Table { offset, size: kept.size });
+        let kept = self.made.get(&draft.recipe).and_then(|offset| self.tables.get(offset));
+        let may_be_finer = kept.is_some_and(|kept| kept.is_makeshift) && self.has_room_again();
+        if !may_be_finer && let Some(table) = self.share(draft.recipe) {
+            return Ok(table);
         }
         let wanted = draft.packed(self.seed)?;
         let size = wanted.size;
@@ -160,6 +157,9 @@ impl Slots {
             Grain::Coarse => 0,
         };
         if let Some(table) = self.place(wanted, draft.recipe, spare, write)? {
+            return Ok(table);
+        }
+        if let Some(table) = self.share(draft.recipe) {
             return Ok(table);
         }
         let makeshift = make(&draft.entrants, Grain::Coarse, self.seed)?;
@@ -174,6 +174,14 @@ impl Slots {
             self.makeshift += 1;
         }
         Ok(table)
+    }
+
+    /// The table that is there already, if there is one.
+    fn share(&mut self, recipe: Recipe) -> Option<Table> {
+        let offset = *self.made.get(&recipe)?;
+        let kept = self.tables.get_mut(&offset)?;
+        kept.holders += 1;
+        Some(Table { offset, size: kept.size })
     }
 
     /// Where a table is from now on; nothing where it finds no room with so many words to spare.
@@ -211,13 +219,14 @@ impl Slots {
         self.makeshift
     }
 
-    /// Whether a table is coarse for want of room, and need not be any more.
-    pub(super) fn can_be_finer(&self, table: Table) -> bool {
-        self.has_room_again() && self.tables.get(&table.offset).is_some_and(|kept| kept.is_makeshift)
+    /// Whether a table is coarse for want of room.
+    pub(super) fn is_makeshift(&self, table: Table) -> bool {
+        self.tables.get(&table.offset).is_some_and(|kept| kept.is_makeshift)
     }
 
-    /// Whether coarse tables may be made fine: not at the first word that is free, or they would change all the time.
-    fn has_room_again(&self) -> bool {
+    /// Whether there are coarse tables that may be made fine: not at the first word that is free, or they would change all the
+    /// time.
+    pub(super) fn has_room_again(&self) -> bool {
         self.makeshift > 0 && self.room.free() > self.spare + self.spare / 2
     }
 

@@ -438,6 +438,18 @@ fn tables_become_coarse_before_slots_run_out_and_fine_again() {
 }
 
 #[test]
+fn a_coarse_table_stays_as_it_is_while_a_fine_one_does_not_fit() {
+    let mut bench = Bench::new();
+    // Three fine tables fit, and leave more than three eighths, but not a quarter and a table.
+    bench.tables = Tables::new(7, 5000);
+    let same = plan(&[&[1, 2], &[3, 4]], &[]);
+    bench.follow(&same);
+    assert_eq!(bench.tables.makeshift(), 1);
+    assert_eq!(bench.follow(&same), 0);
+    assert_eq!(bench.tables.makeshift(), 1);
+}
+
+#[test]
 fn a_change_of_all_tables_at_once_leaves_fine_ones_fine() {
     let mut bench = Bench::new();
     bench.tables = Tables::new(7, 10_000);
